@@ -1,0 +1,361 @@
+//! Where records meet subscriptions: the applier tells the hub what became durable, the hub fills inboxes and queues.
+//!
+//! Lock order: state, live tree, queue, inbox; no two of a kind. The wake-ups happen with no lock held.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+
+use bytestring::ByteString;
+use parking_lot::{Mutex, RwLock};
+
+use super::inbox::{Begin, Inbox, LiveSubscription, Offer};
+use super::queue::Queue;
+use super::{AttachOptions, Work};
+use crate::clock::Clock;
+use crate::event::{Message, QoS, SubscriptionOptions};
+use crate::ids::Lsn;
+use crate::log::Log;
+use crate::rules::{Kind, RuleIndex, StartAt};
+use crate::state::{Cursor, Session, State, StoredMessage, Subscription};
+use crate::trie::Trie;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    pub(crate) log: Log,
+    pub(crate) rules: Arc<RuleIndex>,
+    pub(crate) state: Arc<RwLock<State>>,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Subscriptions of connected sessions. Idle sessions cost a publish nothing.
+    live: RwLock<Trie<Arc<LiveSubscription>>>,
+    /// How many subscriptions with QoS > 0 each filter has, connected or not.
+    interest: RwLock<Trie<usize>>,
+    inboxes: Mutex<HashMap<ByteString, Arc<Inbox>>>,
+    pub(super) queue: Mutex<Queue>,
+    /// The record the applier delivers next; set before a record is offered to any inbox.
+    delivering: AtomicU64,
+    work: Sender<Work>,
+}
+
+impl Hub {
+    pub(crate) fn new(
+        log: Log,
+        rules: Arc<RuleIndex>,
+        state: Arc<RwLock<State>>,
+        clock: Arc<dyn Clock>,
+        work: Sender<Work>,
+    ) -> Hub {
+        let hub = Hub {
+            log,
+            rules,
+            clock,
+            live: RwLock::default(),
+            interest: RwLock::default(),
+            inboxes: Mutex::default(),
+            queue: Mutex::default(),
+            delivering: AtomicU64::new(0),
+            work,
+            state,
+        };
+        hub.rebuild();
+        hub
+    }
+
+    /// Derives interest and queues from state.
+    fn rebuild(&self) {
+        let state = self.state.read();
+        let mut pinned = HashMap::new();
+        for (client, session) in &state.sessions {
+            for (filter, subscription) in &session.subscriptions {
+                self.count_interest(filter, None, Some(subscription.options));
+            }
+            pinned.extend(session.outbound.values().map(|out| (out.lsn, client.clone())));
+        }
+        let mut queue = self.queue.lock();
+        for (lsn, topic) in &state.queue {
+            queue.add(*lsn, topic.clone(), pinned.remove(lsn));
+        }
+    }
+
+    /// True when a subscription with QoS > 0 matches.
+    pub(crate) fn has_interest(&self, topic: &str) -> bool {
+        self.interest.read().any_match(topic)
+    }
+
+    fn count_interest(&self, filter: &str, before: Option<SubscriptionOptions>, after: Option<SubscriptionOptions>) {
+        let counts = |options: Option<SubscriptionOptions>| options.is_some_and(|o| o.qos > QoS::AtMostOnce);
+        let mut interest = self.interest.write();
+        match (counts(before), counts(after)) {
+            (false, true) => {
+                let count = interest.values_mut(filter);
+                match count.first_mut() {
+                    Some(n) => *n += 1,
+                    None => count.push(1),
+                }
+            }
+            (true, false) => {
+                if let Some(n) = interest.values_mut(filter).first_mut() {
+                    *n = n.saturating_sub(1);
+                }
+                interest.remove(filter, |n| *n == 0);
+            }
+            _ => {}
+        }
+    }
+
+    /// The end of what connected inboxes have been offered.
+    pub(super) fn live_end(&self) -> Lsn {
+        Lsn(self.delivering.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn set_delivering(&self, next: Lsn) {
+        self.delivering.store(next.0, Ordering::Release);
+    }
+
+    pub(super) fn send(&self, work: Work) {
+        // The worker ends only when the engine closes; nothing is delivered then.
+        let _ = self.work.send(work);
+    }
+
+    /// Offers a durable publish to the connected sessions it matches. Inboxes that took it are added to `touched`.
+    pub(crate) fn publish(&self, stored: &StoredMessage, touched: &mut Vec<Arc<Inbox>>) {
+        if stored.message.qos == QoS::AtMostOnce {
+            return; // Fanned out as it was published; read positions find it in the log.
+        }
+        let mut matched: Vec<Arc<LiveSubscription>> = Vec::new();
+        self.live.read().matches(&stored.message.topic, |sub| {
+            if sub.kind != Kind::Queue {
+                matched.push(Arc::clone(sub));
+            }
+            true
+        });
+        matched.sort_unstable_by_key(|sub| Arc::as_ptr(&sub.inbox) as usize);
+        for group in matched.chunk_by(|a, b| Arc::ptr_eq(&a.inbox, &b.inbox)) {
+            let Some(first) = group.first() else { continue };
+            if self.offer_live(&first.inbox, stored, group) {
+                touched.push(Arc::clone(&first.inbox));
+            }
+        }
+    }
+
+    fn offer_live(&self, inbox: &Arc<Inbox>, stored: &StoredMessage, group: &[Arc<LiveSubscription>]) -> bool {
+        let mut state = inbox.state.lock();
+        if !state.live || state.closed || stored.lsn < state.pos {
+            return false;
+        }
+        let indexes: Vec<usize> =
+            group.iter().filter_map(|sub| state.filters.iter().position(|f| f.sub.filter == sub.filter)).collect();
+        if state.offer(&inbox.client, stored, &indexes, false) == Offer::Full {
+            state.live = false;
+            state.pos = stored.lsn;
+            metrics::counter!(crate::metrics::INBOX_OVERFLOWS).increment(1);
+        }
+        true
+    }
+
+    pub(crate) fn queued(&self, lsn: Lsn, topic: &ByteString) {
+        self.queue.lock().add(lsn, topic.clone(), None);
+        self.send(Work::Topic(topic.clone()));
+    }
+
+    pub(crate) fn unqueued(&self, lsn: Lsn) {
+        self.queue.lock().remove(lsn);
+    }
+
+    /// Connected subscribers of a queue topic.
+    pub(super) fn queue_subscribers(&self, topic: &str) -> Vec<Arc<LiveSubscription>> {
+        let mut subscribers: Vec<Arc<LiveSubscription>> = Vec::new();
+        self.live.read().matches(topic, |sub| {
+            // A client with two matching filters takes part once.
+            if sub.kind == Kind::Queue && !subscribers.iter().any(|s| Arc::ptr_eq(&s.inbox, &sub.inbox)) {
+                subscribers.push(Arc::clone(sub));
+            }
+            true
+        });
+        subscribers
+    }
+
+    /// A `Subscribed` record was applied.
+    pub(crate) fn subscribed(
+        &self,
+        client: &ByteString,
+        filter: &ByteString,
+        lsn: Lsn,
+        options: SubscriptionOptions,
+        previous: Option<SubscriptionOptions>,
+    ) {
+        self.count_interest(filter, previous, Some(options));
+        let Some(inbox) = self.inboxes.lock().get(client).cloned() else { return };
+        let (cursor, retained) = {
+            let state = self.state.read();
+            let cursor = state.cursors.get(client).and_then(|c| c.get(filter)).cloned();
+            let wanted = match options.retain_handling {
+                0 => true,
+                1 => previous.is_none(),
+                _ => false,
+            };
+            (cursor, if wanted { state.retained_matching(filter) } else { Vec::new() })
+        };
+        let sub = self.register(&inbox, filter, options, cursor, lsn.next(), lsn);
+        let now_us = self.clock.now_us();
+        for stored in retained.iter().filter(|s| s.lsn < lsn && !s.message.expired(s.time_us, now_us)) {
+            inbox.put_retained(stored, &sub);
+        }
+        self.after_change(&inbox);
+    }
+
+    fn register(
+        &self,
+        inbox: &Arc<Inbox>,
+        filter: &ByteString,
+        options: SubscriptionOptions,
+        cursor: Option<Cursor>,
+        since: Lsn,
+        qos0_until: Lsn,
+    ) -> Arc<LiveSubscription> {
+        let kind = self.rules.kind_of(filter);
+        let durable = cursor.is_some();
+        let sub = Arc::new(LiveSubscription {
+            inbox: Arc::clone(inbox),
+            filter: filter.clone(),
+            options,
+            kind: kind.clone(),
+            durable,
+        });
+        let mut begin =
+            Begin { cursor: cursor.unwrap_or(Cursor::at(since)), qos0_until, newest: None, not_before_us: 0 };
+        if let Kind::Pubsub(rule) = &kind
+            && rule.start == StartAt::Earliest
+            && begin.cursor == Cursor::at(Lsn::FIRST)
+        {
+            begin.newest = rule.max_returned;
+            let range = rule.time_range.map(|range| u64::try_from(range.as_micros()).unwrap_or(u64::MAX));
+            begin.not_before_us = range.map_or(0, |range| self.clock.now_us().saturating_sub(range));
+        }
+        if kind == Kind::Queue {
+            begin.cursor = Cursor::at(since.max(self.live_end())); // Its messages come as leases, never by reading.
+        }
+        let mut live = self.live.write();
+        live.remove(filter, |known| Arc::ptr_eq(&known.inbox, inbox));
+        live.insert(filter, Arc::clone(&sub));
+        drop(live);
+        inbox.state.lock().add(Arc::clone(&sub), since, begin);
+        sub
+    }
+
+    /// An `Unsubscribed` record was applied.
+    pub(crate) fn unsubscribed(&self, client: &ByteString, filter: &ByteString, previous: Option<SubscriptionOptions>) {
+        self.count_interest(filter, previous, None);
+        if let Some(inbox) = self.inboxes.lock().get(client).cloned() {
+            self.live.write().remove(filter, |known| Arc::ptr_eq(&known.inbox, &inbox));
+            inbox.state.lock().remove(filter);
+        }
+    }
+
+    /// A session is over.
+    pub(crate) fn session_ended(&self, client: &ByteString, subscriptions: &[(ByteString, Subscription)]) {
+        for (filter, subscription) in subscriptions {
+            self.count_interest(filter, Some(subscription.options), None);
+        }
+        for topic in self.queue.lock().forget(client) {
+            self.send(Work::Topic(topic));
+        }
+    }
+
+    /// Gives a connection its inbox.
+    pub(crate) fn attach(&self, options: &AttachOptions) -> (Arc<Inbox>, Vec<Lsn>) {
+        let inbox = Arc::new(Inbox::new(options.client.clone(), options.epoch, options.window, &options.in_flight));
+        let replaced = {
+            let mut inboxes = self.inboxes.lock();
+            match inboxes.get(&options.client) {
+                // A connection that was replaced already comes too late: its mailbox stays empty.
+                Some(newer) if newer.epoch > options.epoch => {
+                    inbox.state.lock().closed = true;
+                    return (inbox, Vec::new());
+                }
+                _ => inboxes.insert(options.client.clone(), Arc::clone(&inbox)),
+            }
+        };
+        if let Some(old) = replaced {
+            self.let_go(&old);
+        }
+        let (session, cursors) = {
+            let state = self.state.read();
+            (state.sessions.get(&options.client).cloned(), state.cursors.get(&options.client).cloned())
+        };
+        let (session, cursors): (Session, _) = (session.unwrap_or_default(), cursors.unwrap_or_default());
+        let (held, lost) = self.queue.lock().resume(&options.client, &options.in_flight);
+        inbox.forget_in_flight(&lost);
+        for lsn in held {
+            if let Ok(Some(stored)) = super::load(&self.log, lsn) {
+                inbox.resume_lease(lsn, &stored);
+            }
+        }
+        let now = self.live_end();
+        for (filter, subscription) in &session.subscriptions {
+            let cursor = cursors.get(filter).cloned();
+            self.register(&inbox, filter, subscription.options, cursor, subscription.since, now);
+        }
+        inbox.begin();
+        self.after_change(&inbox);
+        (inbox, lost)
+    }
+
+    /// The connection is gone: its leases go back, its subscriptions leave the live tree.
+    pub(crate) fn detach(&self, inbox: &Arc<Inbox>) {
+        {
+            let mut inboxes = self.inboxes.lock();
+            if inboxes.get(&inbox.client).is_some_and(|current| Arc::ptr_eq(current, inbox)) {
+                inboxes.remove(&inbox.client);
+            }
+        }
+        self.let_go(inbox);
+    }
+
+    fn let_go(&self, inbox: &Arc<Inbox>) {
+        let lasting = self.state.read().sessions.get(&inbox.client).is_some_and(Session::lasting);
+        let (filters, leases) = {
+            let mut state = inbox.state.lock();
+            if state.closed {
+                return;
+            }
+            state.closed = true;
+            state.live = false;
+            state.reader = None;
+            (std::mem::take(&mut state.filters), state.leases())
+        };
+        let mut live = self.live.write();
+        for filter in &filters {
+            live.remove(&filter.sub.filter, |known| Arc::ptr_eq(&known.inbox, inbox));
+        }
+        drop(live);
+        let leases: Vec<(Lsn, bool)> = leases.into_iter().map(|(lsn, sent)| (lsn, sent && lasting)).collect();
+        for topic in self.queue.lock().release(&inbox.client, &leases, lasting) {
+            self.send(Work::Topic(topic));
+        }
+    }
+
+    /// Something about an inbox changed: let the worker read for it and hand out queue messages.
+    pub(crate) fn after_change(&self, inbox: &Arc<Inbox>) {
+        let (fill, queues) = {
+            let mut state = inbox.state.lock();
+            let fill = state.wants_fill() && !state.filling;
+            state.filling |= fill;
+            (fill, state.filters.iter().any(|f| f.sub.kind == Kind::Queue))
+        };
+        if fill {
+            self.send(Work::Fill(Arc::clone(inbox)));
+        }
+        if queues {
+            self.send(Work::Room(Arc::clone(inbox)));
+        }
+        inbox.wake();
+    }
+
+    /// True when a newer record of a keep-latest topic exists.
+    pub(super) fn superseded(&self, lsn: Lsn, message: &Message) -> bool {
+        self.state.read().latest.get(&message.topic).is_some_and(|newest| *newest > lsn)
+    }
+}

@@ -1,0 +1,508 @@
+//! What one connection is owed and has not settled: fed by the applier while it keeps up, from the log while it does not.
+//!
+//! An inbox is *live* when the applier may put messages in directly. When it is full, or a subscription has to begin further
+//! back, it stops being live and the catch-up worker reads the log for it from `pos` until it has caught up. One mechanism, and no
+//! second queue to lose from: whatever is not put in stays in the log above the cursors.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytestring::ByteString;
+use parking_lot::Mutex;
+
+use super::Delivery;
+use crate::event::{CursorAt, Epoch, Message, QoS, SubscriptionOptions};
+use crate::ids::Lsn;
+use crate::log::Reader;
+use crate::rules::Kind;
+use crate::state::{Cursor, StoredMessage};
+
+/// Most messages an inbox holds (queued and handed out), besides what the client's window allows.
+const ENTRIES_MAX: usize = 1024;
+/// Most payload bytes that are queued and not handed out.
+const BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// A connected session's subscription, as the matcher knows it.
+#[derive(Debug)]
+pub(crate) struct LiveSubscription {
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) filter: ByteString,
+    pub(crate) options: SubscriptionOptions,
+    pub(crate) kind: Kind,
+    /// True when a cursor in state moves with its acknowledgements.
+    pub(crate) durable: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    pub(crate) client: ByteString,
+    pub(crate) epoch: Epoch,
+    window: usize,
+    pub(super) state: Mutex<InboxState>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct InboxState {
+    pub(super) filters: Vec<FilterState>,
+    /// Records ready to be handed out, in the order they are to be sent. Records that are no longer in `entries` are passed over.
+    order: VecDeque<Lsn>,
+    entries: BTreeMap<Lsn, Entry>,
+    queued_bytes: usize,
+    /// QoS 1/2 messages handed out and not settled.
+    handed: usize,
+    /// In flight from an earlier connection, not yet met in the log.
+    in_flight: BTreeSet<Lsn>,
+    /// Settled ahead of the reader (retained messages): not to be given again when the reader meets them.
+    settled_ahead: BTreeSet<Lsn>,
+    /// Newest queued record by topic, for keep-latest subscriptions.
+    latest: HashMap<ByteString, Lsn>,
+    pub(super) live: bool,
+    /// While not live: the next record to look at. Every record below has been looked at for every filter whose `from` is not above it.
+    pub(super) pos: Lsn,
+    /// Grows when `pos` is set back, so that a batch read before is dropped.
+    pub(super) generation: u64,
+    pub(super) reader: Option<Reader>,
+    /// True while the catch-up worker has this inbox in its list.
+    pub(super) filling: bool,
+    pub(super) closed: bool,
+    waker: Option<Waker>,
+}
+
+/// A subscription's place in this inbox.
+#[derive(Debug)]
+pub(super) struct FilterState {
+    pub(super) sub: Arc<LiveSubscription>,
+    /// Records before this one were never for it.
+    pub(super) start: Lsn,
+    /// Records before this one were put in already, or are done.
+    pub(super) from: Lsn,
+    /// Records at or above `from` that are done (acknowledged out of order).
+    done: BTreeSet<Lsn>,
+    /// QoS 0 publishes from here on reach this connection as they happen, not from the log.
+    qos0_until: Lsn,
+    /// `max_returned_count` still to be worked out for a new position.
+    pub(super) newest: Option<u64>,
+    /// Records of an earlier time are not given (`time_range`), us since 1970.
+    not_before_us: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    time_us: u64,
+    message: Arc<Message>,
+    qos: QoS,
+    retain: bool,
+    identifiers: Vec<u32>,
+    /// Durable subscriptions whose cursors move with it.
+    cursors: Vec<Arc<LiveSubscription>>,
+    queue: bool,
+    handed: bool,
+    /// Put in before the reader came to its place.
+    ahead: bool,
+}
+
+/// Where a subscription begins in an inbox.
+#[derive(Debug)]
+pub(super) struct Begin {
+    pub(super) cursor: Cursor,
+    pub(super) qos0_until: Lsn,
+    pub(super) newest: Option<u64>,
+    pub(super) not_before_us: u64,
+}
+
+/// What is known of a settled delivery.
+pub(super) struct Settled {
+    pub(super) time_us: u64,
+    pub(super) topic: ByteString,
+    pub(super) queue: bool,
+    pub(super) cursors: Vec<CursorAt>,
+}
+
+/// Whether a message was taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Offer {
+    /// Taken, or not for this inbox.
+    Done,
+    /// No room: the same record is to be offered again later.
+    Full,
+}
+
+impl Inbox {
+    pub(super) fn new(client: ByteString, epoch: Epoch, window: u16, in_flight: &[Lsn]) -> Inbox {
+        let state =
+            InboxState { in_flight: in_flight.iter().copied().collect(), pos: Lsn(u64::MAX), ..Default::default() };
+        Inbox { client, epoch, window: usize::from(window.max(1)), state: Mutex::new(state) }
+    }
+
+    /// Wakes the connection if something can be taken. Call it without holding the lock.
+    pub(super) fn wake(&self) {
+        let waker = {
+            let mut state = self.state.lock();
+            if state.deliverable(self.window) { state.waker.take() } else { None }
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.state.lock();
+        if state.deliverable(self.window) {
+            return Poll::Ready(());
+        }
+        state.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    pub(super) fn take(&self, max: usize, out: &mut Vec<Delivery>) -> bool {
+        self.state.lock().take(self.window, max, out)
+    }
+
+    /// True when one more leased message fits.
+    pub(super) fn lease(&self, lsn: Lsn, stored: &StoredMessage, sub: &LiveSubscription) -> bool {
+        let mut state = self.state.lock();
+        let unsettled = state.entries.values().filter(|e| e.qos > QoS::AtMostOnce).count() + state.in_flight.len();
+        if state.closed || unsettled >= self.window || state.is_full() {
+            return false;
+        }
+        if let Some(entry) = state.entries.get_mut(&lsn) {
+            // It reaches this client already by a plain subscription: once is enough, and its acknowledgement counts for the queue.
+            entry.queue = true;
+            return true;
+        }
+        let identifiers = (sub.options.identifier != 0).then_some(sub.options.identifier).into_iter().collect();
+        state.put(
+            lsn,
+            Entry {
+                time_us: stored.time_us,
+                message: Arc::clone(&stored.message),
+                qos: stored.message.qos.min(sub.options.qos),
+                retain: sub.options.retain_as_published && stored.message.retain,
+                identifiers,
+                cursors: Vec::new(),
+                queue: true,
+                handed: false,
+                ahead: true,
+            },
+        );
+        true
+    }
+
+    /// These were given to somebody else.
+    pub(super) fn forget_in_flight(&self, lost: &[Lsn]) {
+        let mut state = self.state.lock();
+        for lsn in lost {
+            state.in_flight.remove(lsn);
+        }
+    }
+
+    /// All subscriptions of the session are in. Without any there is nothing to catch up with.
+    pub(super) fn begin(&self) {
+        let mut state = self.state.lock();
+        if state.filters.is_empty() {
+            state.live = true;
+            state.pos = Lsn::NONE;
+        }
+    }
+
+    /// Files a queue message that an earlier connection of the session has in flight.
+    pub(super) fn resume_lease(&self, lsn: Lsn, stored: &StoredMessage) {
+        let mut state = self.state.lock();
+        if state.in_flight.remove(&lsn) {
+            state.handed += 1;
+            state.entries.insert(
+                lsn,
+                Entry {
+                    time_us: stored.time_us,
+                    message: Arc::clone(&stored.message),
+                    qos: stored.message.qos.max(QoS::AtLeastOnce),
+                    retain: false,
+                    identifiers: Vec::new(),
+                    cursors: Vec::new(),
+                    queue: true,
+                    handed: true,
+                    ahead: true,
+                },
+            );
+        }
+    }
+
+    /// Puts in a retained message for a new subscription, ahead of whatever the log holds for it.
+    pub(super) fn put_retained(&self, stored: &StoredMessage, sub: &Arc<LiveSubscription>) {
+        let mut state = self.state.lock();
+        if state.closed || state.entries.contains_key(&stored.lsn) || state.in_flight.contains(&stored.lsn) {
+            return;
+        }
+        if sub.options.no_local && stored.message.publisher == self.client {
+            return;
+        }
+        let covered = state.filters.iter().any(|f| Arc::ptr_eq(&f.sub, sub) && f.from <= stored.lsn);
+        state.put(
+            stored.lsn,
+            Entry {
+                time_us: stored.time_us,
+                message: Arc::clone(&stored.message),
+                qos: stored.message.qos.min(sub.options.qos),
+                retain: true,
+                identifiers: (sub.options.identifier != 0).then_some(sub.options.identifier).into_iter().collect(),
+                cursors: if covered && sub.durable { vec![Arc::clone(sub)] } else { Vec::new() },
+                queue: false,
+                handed: false,
+                ahead: true,
+            },
+        );
+    }
+}
+
+impl InboxState {
+    fn is_full(&self) -> bool {
+        self.entries.len() >= ENTRIES_MAX || self.queued_bytes >= BYTES_MAX
+    }
+
+    /// True when the catch-up worker should go on reading.
+    pub(super) fn wants_fill(&self) -> bool {
+        !self.live && !self.closed && self.entries.len() < ENTRIES_MAX / 2 && self.queued_bytes < BYTES_MAX / 2
+    }
+
+    fn put(&mut self, lsn: Lsn, entry: Entry) {
+        self.queued_bytes += entry.message.payload.len();
+        self.order.push_back(lsn);
+        self.entries.insert(lsn, entry);
+    }
+
+    fn front(&mut self) -> Option<(Lsn, QoS)> {
+        while let Some(lsn) = self.order.front() {
+            match self.entries.get(lsn) {
+                Some(entry) if !entry.handed => return Some((*lsn, entry.qos)),
+                _ => {
+                    self.order.pop_front();
+                }
+            }
+        }
+        None
+    }
+
+    fn deliverable(&mut self, window: usize) -> bool {
+        let room = self.handed + self.in_flight.len() < window;
+        self.front().is_some_and(|(_, qos)| room || qos == QoS::AtMostOnce)
+    }
+
+    fn take(&mut self, window: usize, max: usize, out: &mut Vec<Delivery>) -> bool {
+        for _ in 0..max {
+            if !self.deliverable(window) {
+                break;
+            }
+            let Some(lsn) = self.order.pop_front() else { break };
+            let Some(entry) = self.entries.get_mut(&lsn) else { continue };
+            entry.handed = true;
+            self.queued_bytes = self.queued_bytes.saturating_sub(entry.message.payload.len());
+            self.handed += usize::from(entry.qos > QoS::AtMostOnce);
+            out.push(Delivery {
+                lsn,
+                time_us: entry.time_us,
+                message: Arc::clone(&entry.message),
+                qos: entry.qos,
+                retain: entry.retain,
+                identifiers: entry.identifiers.clone(),
+            });
+        }
+        self.wants_fill()
+    }
+
+    /// Adds a subscription or replaces it by one with other options.
+    pub(super) fn add(&mut self, sub: Arc<LiveSubscription>, now: Lsn, begin: Begin) {
+        if let Some(known) = self.filters.iter_mut().find(|f| f.sub.filter == sub.filter) {
+            known.sub = sub;
+            return;
+        }
+        let from = begin.cursor.next;
+        let here = if self.live { now } else { self.pos };
+        if from < here {
+            // Back to where this subscription begins; the others have had what lies between already.
+            if here < Lsn(u64::MAX) {
+                for other in &mut self.filters {
+                    other.from = other.from.max(here);
+                }
+            }
+            self.pos = from;
+            self.live = false;
+            self.reader = None;
+            self.generation += 1;
+        }
+        self.filters.push(FilterState {
+            sub,
+            start: begin.cursor.start,
+            from,
+            done: begin.cursor.acked,
+            qos0_until: begin.qos0_until,
+            newest: begin.newest,
+            not_before_us: begin.not_before_us,
+        });
+    }
+
+    pub(super) fn remove(&mut self, filter: &str) {
+        self.filters.retain(|f| f.sub.filter != filter);
+        // What is queued and not handed out is not sent any more; what is in flight ends as it would have (MQTT-3.10.4-3).
+        let filters = &self.filters;
+        let gone: Vec<Lsn> = self
+            .entries
+            .iter()
+            .filter(|(_, e)| {
+                !e.handed && !filters.iter().any(|f| crate::topic::matches(&f.sub.filter, &e.message.topic))
+            })
+            .map(|(lsn, _)| *lsn)
+            .collect();
+        for lsn in gone {
+            self.drop_queued(lsn);
+        }
+    }
+
+    fn drop_queued(&mut self, lsn: Lsn) {
+        if let Some(entry) = self.entries.remove(&lsn)
+            && !entry.handed
+        {
+            self.queued_bytes = self.queued_bytes.saturating_sub(entry.message.payload.len());
+        }
+    }
+
+    /// Queue messages that are not settled: record and whether they were handed out with QoS 2.
+    pub(super) fn leases(&self) -> Vec<(Lsn, bool)> {
+        let leased = self.entries.iter().filter(|(_, e)| e.queue);
+        leased.map(|(lsn, e)| (*lsn, e.handed && e.qos == QoS::ExactlyOnce)).collect()
+    }
+
+    /// Offers a record that matches the filters at `matched` (indexes).
+    pub(super) fn offer(&mut self, client: &str, stored: &StoredMessage, matched: &[usize], superseded: bool) -> Offer {
+        let (lsn, message) = (stored.lsn, &stored.message);
+        let mut entry: Option<Entry> = None;
+        let mut had_already = false;
+        for f in matched.iter().filter_map(|i| self.filters.get(*i)) {
+            let rule_cursor = f.sub.kind.is_rule_cursor();
+            if f.sub.kind == Kind::Queue || f.sub.options.no_local && message.publisher == *client {
+                continue;
+            }
+            // QoS 0 is given as it is published; only a read position may have missed it while its client was away.
+            if message.qos == QoS::AtMostOnce && !(rule_cursor && lsn < f.qos0_until) {
+                continue;
+            }
+            if lsn < f.start || stored.time_us < f.not_before_us {
+                continue;
+            }
+            if lsn < f.from || f.done.contains(&lsn) {
+                had_already = true;
+                continue;
+            }
+            if superseded && f.sub.kind == Kind::Latest {
+                metrics::counter!(crate::metrics::SUPERSEDED).increment(1);
+                continue;
+            }
+            merge(&mut entry, stored, &f.sub);
+        }
+        let Some(mut entry) = entry else { return Offer::Done };
+        if let Some(known) = self.entries.get_mut(&lsn) {
+            // On its way already (a retained message, a lease, an overlapping filter): its acknowledgement moves these cursors too.
+            let fresh: Vec<_> =
+                entry.cursors.into_iter().filter(|c| !known.cursors.iter().any(|k| Arc::ptr_eq(k, c))).collect();
+            known.cursors.extend(fresh);
+            return Offer::Done;
+        }
+        if self.in_flight.remove(&lsn) {
+            entry.handed = true;
+            self.handed += 1;
+            entry.qos = entry.qos.max(QoS::AtLeastOnce);
+            self.entries.insert(lsn, entry);
+            return Offer::Done;
+        }
+        if had_already || self.settled_ahead.remove(&lsn) {
+            return Offer::Done;
+        }
+        if self.is_full() {
+            return Offer::Full;
+        }
+        if entry.cursors.iter().any(|c| c.kind == Kind::Latest)
+            && let Some(older) = self.latest.insert(message.topic.clone(), lsn)
+            && self.entries.get(&older).is_some_and(|e| !e.handed)
+        {
+            self.drop_queued(older);
+            metrics::counter!(crate::metrics::SUPERSEDED).increment(1);
+        }
+        self.put(lsn, entry);
+        Offer::Done
+    }
+
+    /// Ends a delivery. `None` where the record is not on its way here.
+    pub(super) fn settle(&mut self, lsn: Lsn, live_end: Lsn) -> Option<Settled> {
+        let Some(entry) = self.entries.remove(&lsn) else {
+            // In flight from before and not met in the log yet: remembered, so that it is not given again.
+            if self.in_flight.remove(&lsn) {
+                self.settled_ahead.insert(lsn);
+            }
+            return None;
+        };
+        if entry.handed {
+            self.handed = self.handed.saturating_sub(usize::from(entry.qos > QoS::AtMostOnce));
+        }
+        if entry.ahead && !self.live && lsn >= self.pos {
+            self.settled_ahead.insert(lsn);
+        }
+        if self.latest.get(&entry.message.topic) == Some(&lsn) {
+            self.latest.remove(&entry.message.topic);
+        }
+        let cursors = entry
+            .cursors
+            .iter()
+            .map(|sub| CursorAt { filter: sub.filter.clone(), low: self.low(&sub.filter, live_end) })
+            .collect();
+        Some(Settled { time_us: entry.time_us, topic: entry.message.topic.clone(), queue: entry.queue, cursors })
+    }
+
+    /// The durable cursors that a message of this topic concerns, without a new low.
+    pub(super) fn durable_matching(&self, topic: &str) -> Vec<CursorAt> {
+        let durable = self.filters.iter().filter(|f| f.sub.durable && crate::topic::matches(&f.sub.filter, topic));
+        durable.map(|f| CursorAt { filter: f.sub.filter.clone(), low: Lsn::NONE }).collect()
+    }
+
+    /// Everything below is done for this subscription.
+    fn low(&self, filter: &str, live_end: Lsn) -> Lsn {
+        let Some(f) = self.filters.iter().find(|f| f.sub.filter == *filter) else { return Lsn::NONE };
+        let read = if self.live { live_end } else { self.pos.max(f.from) };
+        let open =
+            self.entries.iter().find(|(_, e)| e.cursors.iter().any(|c| c.filter == *filter)).map(|(lsn, _)| *lsn);
+        let in_flight = self.in_flight.first().copied();
+        [open, in_flight].into_iter().flatten().min().unwrap_or(read).min(read)
+    }
+
+    /// Where the durable cursors stand.
+    pub(super) fn positions(&self, live_end: Lsn) -> Vec<CursorAt> {
+        let durable = self.filters.iter().filter(|f| f.sub.durable && f.newest.is_none());
+        durable
+            .map(|f| CursorAt { filter: f.sub.filter.clone(), low: self.low(&f.sub.filter, live_end) })
+            .filter(|at| at.low > Lsn::NONE)
+            .collect()
+    }
+}
+
+/// Adds what a matching subscription says to the one copy that is sent.
+fn merge(entry: &mut Option<Entry>, stored: &StoredMessage, sub: &Arc<LiveSubscription>) {
+    let entry = entry.get_or_insert_with(|| Entry {
+        time_us: stored.time_us,
+        message: Arc::clone(&stored.message),
+        qos: QoS::AtMostOnce,
+        retain: false,
+        identifiers: Vec::new(),
+        cursors: Vec::new(),
+        queue: false,
+        handed: false,
+        ahead: false,
+    });
+    entry.qos = entry.qos.max(stored.message.qos.min(sub.options.qos));
+    entry.retain |= sub.options.retain_as_published && stored.message.retain;
+    if sub.options.identifier != 0 {
+        entry.identifiers.push(sub.options.identifier);
+    }
+    if sub.durable {
+        entry.cursors.push(Arc::clone(sub));
+    }
+}

@@ -1,0 +1,191 @@
+//! What subscribers are owed: read positions, queue leases, sessions. One mechanism for all of them.
+//!
+//! ```text
+//!   log --durable--> applier --offers--> inbox (live) ----take----> connection
+//!    ^                                     ^                            |
+//!    |              worker --reads--> inbox (behind), queue leases      |
+//!    +---------------------------- Acked ---------- settle <------------+
+//! ```
+//!
+//! A connection *takes* deliveries and *settles* them; settling moves cursors, removes queue messages and frees the window.
+
+mod hub;
+mod inbox;
+mod queue;
+mod worker;
+
+use std::future::poll_fn;
+use std::sync::Arc;
+
+use bytestring::ByteString;
+
+use crate::event::{AckOutcome, Acked, CursorAt, Epoch, Event, Message, QoS};
+use crate::ids::Lsn;
+use crate::log::AppendError;
+pub(crate) use hub::Hub;
+pub(crate) use inbox::Inbox;
+pub(crate) use worker::{Work, load, run};
+
+/// How a connection wants its mailbox.
+#[derive(Clone, Debug)]
+pub struct AttachOptions {
+    /// Client id.
+    pub client: ByteString,
+    /// Its connection.
+    pub epoch: Epoch,
+    /// Most QoS 1/2 messages handed out and not settled at a time (the client's Receive Maximum); at least 1.
+    pub window: u16,
+    /// Records that the session has in flight already (it sends them again itself) and that are not to be given out.
+    /// They count against the window and are settled like others.
+    pub in_flight: Vec<Lsn>,
+}
+
+/// A stored message for one subscriber.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// The message's record.
+    pub lsn: Lsn,
+    /// Its time, us since 1970.
+    pub time_us: u64,
+    /// The message.
+    pub message: Arc<Message>,
+    /// min(published, granted).
+    pub qos: QoS,
+    /// The retain flag to send.
+    pub retain: bool,
+    /// Subscription identifiers of all matching subscriptions.
+    pub identifiers: Vec<u32>,
+}
+
+/// A connection's stored messages: queue leases, read positions, persistent and clean sessions, all of them by LSN.
+/// Dropping it gives leases back.
+#[derive(Debug)]
+pub struct Mailbox {
+    hub: Arc<Hub>,
+    inbox: Arc<Inbox>,
+    revoked: Vec<Lsn>,
+    /// Acknowledgements that the log had no room for; sent with the next ones.
+    unsent: Vec<Event>,
+}
+
+impl Mailbox {
+    pub(crate) fn new(hub: Arc<Hub>, options: &AttachOptions) -> Mailbox {
+        let (inbox, revoked) = hub.attach(options);
+        Mailbox { hub, inbox, revoked, unsent: Vec::new() }
+    }
+
+    /// Records of [`AttachOptions::in_flight`] that were given to another client of their queue in the meantime: they have left
+    /// this client's in-flight window and must not be sent again.
+    #[must_use]
+    pub fn revoked(&self) -> &[Lsn] {
+        &self.revoked
+    }
+
+    /// Hands out what is ready, oldest first, into `out`; at most `max` messages. QoS 1/2 deliveries count against the
+    /// window until settled; QoS 0 deliveries are to be settled too (with [`AckOutcome::Sent`]) once written. Never waits, never
+    /// reads the disk.
+    pub fn take(&mut self, max: usize, out: &mut Vec<Delivery>) {
+        let before = out.len();
+        let wants_more = self.inbox.take(max, out);
+        metrics::counter!(crate::metrics::DELIVERIES).increment((out.len() - before) as u64);
+        if wants_more {
+            self.hub.after_change(&self.inbox);
+        }
+    }
+
+    /// Resolves when `take` may have something (may be early). Cancellation safe.
+    pub async fn ready(&self) {
+        poll_fn(|cx| self.inbox.poll_ready(cx)).await;
+    }
+
+    /// Ends deliveries: (record, QoS 2 packet id, outcome). Moves cursors, removes queue messages, frees the window and
+    /// appends the `Acked` events that the rules or cursors need. Nothing has to be waited for.
+    ///
+    /// Where the log has no room the acknowledgements are kept and go with the next ones; where it has stopped they are not
+    /// remembered, and the messages come again.
+    pub fn settle(&mut self, settled: &[(Lsn, Option<u16>, AckOutcome)]) {
+        let live_end = self.hub.live_end();
+        let client = self.inbox.client.clone();
+        let mut wanted = false;
+        {
+            let mut state = self.inbox.state.lock();
+            for (lsn, packet_id, outcome) in settled {
+                let Some(done) = state.settle(*lsn, live_end) else {
+                    drop(state);
+                    self.settle_unmet(*lsn, *packet_id, *outcome);
+                    state = self.inbox.state.lock();
+                    continue;
+                };
+                let needed = done.queue || !done.cursors.is_empty() || packet_id.is_some();
+                if needed || self.hub.rules.wants_acked(&done.topic) {
+                    self.unsent.push(Event::Acked(Acked {
+                        client: client.clone(),
+                        lsn: *lsn,
+                        time_us: done.time_us,
+                        topic: done.topic,
+                        packet_id: *packet_id,
+                        outcome: *outcome,
+                        queue: done.queue,
+                        cursors: done.cursors,
+                    }));
+                }
+                wanted = true;
+            }
+        }
+        self.flush();
+        if wanted {
+            self.hub.after_change(&self.inbox);
+        }
+    }
+
+    /// A message in flight from an earlier connection was acknowledged before the reader came to it: its cursors are found by
+    /// its topic, for a crash must not bring it again once its packet id is free.
+    fn settle_unmet(&mut self, lsn: Lsn, packet_id: Option<u16>, outcome: AckOutcome) {
+        let stored = load(&self.hub.log, lsn).unwrap_or_else(|error| {
+            tracing::warn!(client = %self.inbox.client, lsn = lsn.0, %error, "an acknowledged message can't be read; it may come again");
+            None
+        });
+        let (time_us, topic) = stored.map(|s| (s.time_us, s.message.topic.clone())).unwrap_or_default();
+        let cursors = self.inbox.state.lock().durable_matching(&topic);
+        if packet_id.is_some() || !cursors.is_empty() {
+            self.unsent.push(Event::Acked(Acked {
+                client: self.inbox.client.clone(),
+                lsn,
+                time_us,
+                topic,
+                packet_id,
+                outcome,
+                queue: false,
+                cursors,
+            }));
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.unsent.is_empty() {
+            return;
+        }
+        match crate::engine::append(&self.hub.log, &self.unsent) {
+            Ok(_) => self.unsent.clear(),
+            Err(AppendError::Full { .. }) => {}
+            Err(error) => {
+                tracing::warn!(client = %self.inbox.client, %error, "acknowledgements are not remembered; their messages come again");
+                self.unsent.clear();
+            }
+        }
+    }
+
+    /// Where this client's durable cursors stand now (for `ClientDisconnected::positions`).
+    #[must_use]
+    pub fn positions(&self) -> Vec<CursorAt> {
+        let live_end = self.hub.live_end();
+        self.inbox.state.lock().positions(live_end)
+    }
+}
+
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        self.flush();
+        self.hub.detach(&self.inbox);
+    }
+}

@@ -1,0 +1,88 @@
+//! The seam to the file system.
+//!
+//! The log reaches files through two small traits, [`Disk`] and [`DiskFile`], and through nothing else:
+//!
+//! - [`RealDisk`] is the operating system's file system.
+//! - [`CheckedDisk`] wraps another disk and latches its first failed write or sync: nothing is written after it.
+//! - [`ForgettingDisk`] lives in memory and loses at a crash what was not synced, so that tests can pull the plug.
+//!
+//! File access is positional; no file has a cursor of its own.
+
+mod checked;
+mod forgetting;
+mod real;
+
+use std::any::Any;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub use checked::{CheckedDisk, Latch};
+pub use forgetting::{Fault, FaultKind, ForgettingDisk, Operation};
+pub use real::RealDisk;
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenHow {
+    /// Existing file, for reading.
+    Read,
+    /// Existing file, for reading and writing.
+    Write,
+    /// For reading and writing; created when it is not there, emptied when it is.
+    Create,
+}
+
+/// A file system, as much of one as the log needs. Paths are whole paths.
+pub trait Disk: fmt::Debug + Send + Sync + 'static {
+    /// Opens or creates a file. A created name is durable only after [`sync_dir`](Disk::sync_dir) of its folder.
+    fn open(&self, path: &Path, how: OpenHow) -> io::Result<Box<dyn DiskFile>>;
+    /// Renames a file inside one folder, replacing what has the new name. Durable after `sync_dir`.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file. Durable after `sync_dir`.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// The files of a folder, in no particular order.
+    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>>;
+    /// Creates a folder and those above it; no error when it is there.
+    fn create_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Makes the names in a folder durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Takes an exclusive lock on a file (created when missing) until the answer is dropped.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] when somebody else holds it.
+    fn lock(&self, path: &Path) -> io::Result<FolderLock>;
+}
+
+/// An open file.
+pub trait DiskFile: fmt::Debug + Send + Sync + 'static {
+    /// Its length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// True when it has no bytes.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+    /// Cuts it, or extends it by zeros that may take no room on the disk.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Reads at a position; less than asked for only at the end of the file.
+    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize>;
+    /// Writes all bytes at a position. Durable after [`sync_data`](DiskFile::sync_data).
+    fn write_all_at(&self, buf: &[u8], at: u64) -> io::Result<()>;
+    /// Makes the bytes and the length durable. After an error nothing is known about the bytes written before it.
+    fn sync_data(&self) -> io::Result<()>;
+}
+
+/// An exclusive lock, held until dropped.
+pub struct FolderLock(#[expect(dead_code, reason = "held for its drop")] Box<dyn Any + Send + Sync>);
+
+impl FolderLock {
+    /// A lock that is given back when `held` is dropped.
+    pub fn new(held: impl Any + Send + Sync) -> FolderLock {
+        FolderLock(Box::new(held))
+    }
+}
+
+impl fmt::Debug for FolderLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FolderLock")
+    }
+}

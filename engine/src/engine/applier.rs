@@ -1,0 +1,155 @@
+//! The applier: takes durable records in order into state and offers them to delivery.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+use parking_lot::RwLock;
+
+use super::keeper::Job;
+use crate::delivery::{Hub, Inbox};
+use crate::event::{ClientDisconnected, Event, SessionClosed, SessionOpened};
+use crate::ids::Lsn;
+use crate::log::watermark::Watermark;
+use crate::log::{Log, Record};
+use crate::state::checkpoint::Snapshot;
+use crate::state::{Change, State, StoredMessage};
+
+/// Records taken in under one hold of the state's lock.
+const BATCH_RECORDS: usize = 512;
+const BATCH_BYTES: usize = 1 << 20;
+/// Changed rows are handed to the index at the latest after this long, or when there are this many.
+const INDEX_AFTER: Duration = Duration::from_secs(1);
+const INDEX_ROWS: usize = 16 * 1024;
+/// How long an idle applier sleeps before it looks whether the index is due.
+const IDLE: Duration = Duration::from_millis(250);
+
+pub(super) struct Applier {
+    pub(super) log: Log,
+    pub(super) hub: Arc<Hub>,
+    pub(super) state: Arc<RwLock<State>>,
+    pub(super) applied: Arc<Watermark>,
+    pub(super) closing: Arc<AtomicBool>,
+    pub(super) keeper: SyncSender<Job>,
+    pub(super) checkpoint_bytes: u64,
+}
+
+impl Applier {
+    pub(super) fn run(self) {
+        let why = match self.apply_all() {
+            Ok(()) => "the engine was closed".to_owned(),
+            Err(error) => {
+                tracing::error!(%error, "state can't follow the log; nothing more is delivered until a restart");
+                error
+            }
+        };
+        self.write_index();
+        let _ = self.keeper.send(Job::Stop);
+        self.applied.stop(why.into());
+    }
+
+    fn apply_all(&self) -> Result<(), String> {
+        let mut reader = self.log.reader(self.applied.end()).map_err(|e| e.to_string())?;
+        let mut records = Vec::new();
+        let (mut indexed, mut bytes, mut threshold) = (Instant::now(), 0u64, self.checkpoint_bytes);
+        loop {
+            // Asked before reading: what became durable until then is still taken in.
+            let closing = self.closing.load(Ordering::Acquire);
+            let stopped = self.log.stopped_reason();
+            let read = reader.read_batch(BATCH_RECORDS, BATCH_BYTES, &mut records).map_err(|e| e.to_string())?;
+            metrics::gauge!(crate::metrics::STATE_LAG)
+                .set(self.log.durable_end().0.saturating_sub(reader.position().0) as f64);
+            if read == 0 {
+                if closing {
+                    return Ok(());
+                }
+                if let Some(why) = stopped {
+                    return Err(why.to_string());
+                }
+            } else {
+                bytes += records.iter().map(|r| r.body.len() as u64 + 48).sum::<u64>();
+                self.apply_batch(&mut records)?;
+                self.applied.publish(reader.position(), 0);
+            }
+            if indexed.elapsed() >= INDEX_AFTER || self.state.read().dirty.len() >= INDEX_ROWS {
+                self.write_index();
+                indexed = Instant::now();
+            }
+            if bytes >= threshold {
+                threshold = self.checkpoint_bytes.max(4 * self.checkpoint());
+                bytes = 0;
+            }
+            if read == 0 {
+                let _ = reader.wait(IDLE); // Both answers lead to another look.
+            }
+        }
+    }
+
+    fn apply_batch(&self, records: &mut Vec<Record>) -> Result<(), String> {
+        let mut applied: Vec<(Lsn, u64, Event, Change)> = Vec::with_capacity(records.len());
+        {
+            let mut state = self.state.write();
+            for record in records.drain(..) {
+                let (lsn, time_us) = (record.lsn, record.time_us);
+                let event = Event::decode(record.kind, record.body).map_err(|e| format!("record {lsn}: {e}"))?;
+                let change = state.apply(&self.hub.rules, lsn, time_us, &event);
+                applied.push((lsn, time_us, event, change));
+            }
+        }
+        let mut touched: Vec<Arc<Inbox>> = Vec::new();
+        for (lsn, time_us, event, change) in applied {
+            self.hub.set_delivering(lsn.next());
+            self.deliver(lsn, time_us, event, change, &mut touched);
+        }
+        touched.sort_unstable_by_key(|inbox| Arc::as_ptr(inbox) as usize);
+        touched.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        for inbox in &touched {
+            self.hub.after_change(inbox);
+        }
+        Ok(())
+    }
+
+    fn deliver(&self, lsn: Lsn, time_us: u64, event: Event, change: Change, touched: &mut Vec<Arc<Inbox>>) {
+        match (event, change) {
+            (Event::Published(e), change) => {
+                if change == Change::Queued {
+                    self.hub.queued(lsn, &e.message.topic);
+                }
+                self.hub.publish(&StoredMessage { lsn, time_us, message: Arc::new(e.message) }, touched);
+            }
+            (Event::Subscribed(e), Change::Subscribed { previous }) => {
+                self.hub.subscribed(&e.client, &e.filter, lsn, e.options, previous);
+            }
+            (Event::Unsubscribed(e), Change::Unsubscribed { previous }) => {
+                self.hub.unsubscribed(&e.client, &e.filter, previous);
+            }
+            (Event::Acked(_), Change::Unqueued(lsn)) => self.hub.unqueued(lsn),
+            (
+                Event::SessionOpened(SessionOpened { client, .. })
+                | Event::SessionClosed(SessionClosed { client, .. })
+                | Event::ClientDisconnected(ClientDisconnected { client, .. }),
+                Change::SessionEnded { subscriptions },
+            ) => self.hub.session_ended(&client, &subscriptions),
+            _ => {}
+        }
+    }
+
+    fn write_index(&self) {
+        let batch = self.state.write().take_batch();
+        if let Some(batch) = batch {
+            // A keeper that is behind holds up the applier, so that the index never lags further than it can catch up.
+            let _ = self.keeper.send(Job::Index(batch));
+        }
+    }
+
+    /// Copies state for a checkpoint; returns its size in bytes.
+    fn checkpoint(&self) -> u64 {
+        let begun = Instant::now();
+        let snapshot = Snapshot::of(&self.state.read());
+        metrics::histogram!(crate::metrics::CHECKPOINT_PAUSE).record(begun.elapsed().as_secs_f64());
+        let len = snapshot.len();
+        let _ = self.keeper.send(Job::Checkpoint(snapshot));
+        len
+    }
+}

@@ -1,0 +1,151 @@
+//! The keeper: writes state's index and checkpoints, and trims the log below what anybody needs. The only thread that waits for
+//! the index, so that nothing on the publish path ever does.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::clock::Clock;
+use crate::ids::Lsn;
+use crate::log::Log;
+use crate::state::State;
+use crate::state::checkpoint::Snapshot;
+use crate::state::store::{Batch, StateStore};
+
+/// How often retention is looked at when nothing else happens.
+const RETENTION_EVERY: Duration = Duration::from_secs(30);
+
+/// How long records that nobody needs any more are kept. What a sink, a queue or a lasting session still needs is kept in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Records younger than this are kept. Default 7 days.
+    pub age: Duration,
+    /// While the log is smaller than this many bytes nothing is removed for its size. Default 10 GiB.
+    pub bytes: u64,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Retention { age: Duration::from_secs(7 * 24 * 3600), bytes: 10 << 30 }
+    }
+}
+
+/// Work for the keeper.
+pub(super) enum Job {
+    /// Write changed rows.
+    Index(Batch),
+    /// Write a checkpoint, then trim.
+    Checkpoint(Snapshot),
+    /// Make the index durable and end.
+    Stop,
+}
+
+/// What others may see and set.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// The newest durable checkpoint's place in the log.
+    checkpointed: Mutex<Lsn>,
+    /// Sinks whose positions hold the log.
+    sinks: Mutex<Vec<String>>,
+}
+
+impl Shared {
+    pub(super) fn new(checkpointed: Lsn) -> Shared {
+        Shared { checkpointed: Mutex::new(checkpointed), sinks: Mutex::default() }
+    }
+
+    pub(super) fn hold_for_sinks(&self, sinks: &[String]) {
+        *self.sinks.lock() = sinks.to_vec();
+    }
+}
+
+pub(super) struct Keeper {
+    pub(super) log: Log,
+    pub(super) state: Arc<RwLock<State>>,
+    pub(super) store: Box<dyn StateStore>,
+    pub(super) dir: PathBuf,
+    pub(super) retention: Retention,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) jobs: Receiver<Job>,
+}
+
+impl Keeper {
+    pub(super) fn run(mut self) {
+        let mut index_ok = true;
+        loop {
+            match self.jobs.recv_timeout(RETENTION_EVERY) {
+                Ok(Job::Index(batch)) if index_ok => {
+                    // After one failed batch the index must not go on: it would miss rows and not know it.
+                    if let Err(error) = self.store.write(&batch) {
+                        tracing::error!(%error, "the state index can't be written; the next start replays more of the log");
+                        index_ok = false;
+                    }
+                }
+                Ok(Job::Index(_)) => {}
+                Ok(Job::Checkpoint(snapshot)) => {
+                    self.checkpoint(&snapshot);
+                    self.trim();
+                }
+                Err(RecvTimeoutError::Timeout) => self.trim(),
+                Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        if let Err(error) = self.store.flush() {
+            tracing::error!(%error, "the state index can't be made durable; the next start replays more of the log");
+        }
+    }
+
+    fn checkpoint(&self, snapshot: &Snapshot) {
+        match snapshot.write(&self.dir, self.log.id()) {
+            Ok(file) => {
+                metrics::counter!(crate::metrics::CHECKPOINTS).increment(1);
+                tracing::debug!(file = %file.display(), bytes = snapshot.len(), "checkpoint written");
+                *self.shared.checkpointed.lock() = snapshot.applied();
+            }
+            Err(error) => {
+                tracing::error!(%error, folder = %self.dir.display(), "the checkpoint can't be written; the log is not trimmed until one is");
+            }
+        }
+    }
+
+    /// Removes segments that retention gives up and nobody needs.
+    fn trim(&self) {
+        let floor = self.floor().min(self.expired_to());
+        if floor <= self.log.first() {
+            return;
+        }
+        if let Err(error) = self.log.trim_to(floor) {
+            tracing::error!(%error, "the log can't be trimmed");
+        }
+    }
+
+    /// The lowest record somebody still needs.
+    fn floor(&self) -> Lsn {
+        let checkpointed = *self.shared.checkpointed.lock();
+        let state = self.state.read();
+        let sinks = self.shared.sinks.lock();
+        let stored = sinks.iter().map(|name| state.sinks.get(name.as_str()).copied().unwrap_or(Lsn::FIRST)).min();
+        state.needed_from(checkpointed).min(stored.unwrap_or(checkpointed))
+    }
+
+    /// The first record that retention keeps.
+    fn expired_to(&self) -> Lsn {
+        let segments = self.log.segments();
+        let oldest_us =
+            self.clock.now_us().saturating_sub(u64::try_from(self.retention.age.as_micros()).unwrap_or(u64::MAX));
+        let mut bytes: u64 = segments.iter().map(|s| s.bytes).sum();
+        let mut keep_from = self.log.first();
+        for segment in &segments {
+            if segment.newest_us >= oldest_us && bytes <= self.retention.bytes {
+                break;
+            }
+            bytes = bytes.saturating_sub(segment.bytes);
+            keep_from = segment.next;
+        }
+        keep_from
+    }
+}

@@ -1,0 +1,292 @@
+//! The engine: log, state and delivery together.
+
+mod applier;
+mod keeper;
+mod open;
+mod options;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
+
+use bytestring::ByteString;
+use parking_lot::{Mutex, RwLock};
+
+use crate::clock::Clock;
+use crate::delivery::{self, AttachOptions, Hub, Mailbox, Work};
+use crate::event::{Epoch, Event, Message, QoS};
+use crate::ids::{Lsn, MsgId};
+use crate::log::watermark::Watermark;
+use crate::log::{AppendError, Appended, Log, NewRecord, NotDurable, ReadError, WaitDurable};
+use crate::state::{Cursor, SessionView, State, StoredMessage};
+pub use keeper::Retention;
+pub use open::{OpenError, OpenReport, StateSource};
+pub use options::EngineOptions;
+
+/// The engine. Cheap to clone; [`Engine::close`] ends it, and so does dropping the last clone (without sealing the log).
+#[derive(Clone, Debug)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    log: Log,
+    hub: Arc<Hub>,
+    state: Arc<RwLock<State>>,
+    applied: Arc<Watermark>,
+    clock: Arc<dyn Clock>,
+    node: u16,
+    dir: PathBuf,
+    last_epoch: AtomicU64,
+    closing: Arc<AtomicBool>,
+    keeper: Arc<keeper::Shared>,
+    work: Sender<Work>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Held as long as the engine: one process per folder.
+    _lock: open::FolderLock,
+}
+
+/// Encodes and enqueues events.
+pub(crate) fn append(log: &Log, events: &[Event]) -> Result<Appended, AppendError> {
+    let records = events
+        .iter()
+        .map(|event| {
+            let mut body = Vec::with_capacity(128);
+            event.encode(&mut body);
+            NewRecord { kind: event.kind(), body }
+        })
+        .collect();
+    log.append_batch(records)
+}
+
+impl Engine {
+    /// Opens or creates the folder. When it returns, state includes every record of the log.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; nothing was changed then but what the error names.
+    pub fn open(options: EngineOptions) -> Result<(Engine, OpenReport), OpenError> {
+        open::open(options)
+    }
+
+    /// The log under it.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.inner.log
+    }
+
+    /// The data folder.
+    #[must_use]
+    pub fn dir(&self) -> &std::path::Path {
+        &self.inner.dir
+    }
+
+    /// Encodes and enqueues events as one batch with consecutive LSNs. Not durable when it returns: wait with [`Engine::durable`].
+    ///
+    /// # Errors
+    /// Where the log is full, stopped, or an event is too large; nothing is appended then.
+    pub fn append(&self, events: &[Event]) -> Result<Appended, AppendError> {
+        append(&self.inner.log, events)
+    }
+
+    /// As [`Engine::append`], but waits for room while the log's queue is full. Cancelling it appends nothing or everything.
+    ///
+    /// # Errors
+    /// Where the log has stopped, or an event is too large.
+    pub async fn append_wait(&self, events: &[Event]) -> Result<Appended, AppendError> {
+        loop {
+            match self.append(events) {
+                Err(AppendError::Full { .. }) => self.inner.log.wait_room().await,
+                other => return other,
+            }
+        }
+    }
+
+    /// Resolves when every record up to and including `lsn` is durable.
+    ///
+    /// # Errors
+    /// Where the log stopped before.
+    pub async fn durable(&self, lsn: Lsn) -> Result<(), NotDurable> {
+        self.inner.log.wait_durable(lsn).await
+    }
+
+    /// The durable watermark: every record below is on disk.
+    #[must_use]
+    pub fn durable_end(&self) -> Lsn {
+        self.inner.log.durable_end()
+    }
+
+    /// Resolves when the record is durable and state and delivery include it.
+    ///
+    /// # Errors
+    /// Where the log stopped before.
+    pub async fn applied(&self, lsn: Lsn) -> Result<(), NotDurable> {
+        WaitDurable::new(Arc::clone(&self.inner.applied), lsn).await
+    }
+
+    /// Every record below is in state.
+    #[must_use]
+    pub fn applied_end(&self) -> Lsn {
+        self.inner.applied.end()
+    }
+
+    /// True when a publish must be logged: a rule, a queue, the retain flag, or a subscription with QoS > 0 wants it.
+    #[must_use]
+    pub fn wants(&self, message: &Message) -> bool {
+        message.retain
+            || self.inner.hub.rules.wants_publish(message)
+            || message.qos > QoS::AtMostOnce && self.inner.hub.has_interest(&message.topic)
+    }
+
+    /// True when the topic is governed by a queue rule: live fan-out must leave it alone, the queue hands it to one subscriber.
+    #[must_use]
+    pub fn is_queue_topic(&self, topic: &str) -> bool {
+        self.inner.hub.rules.is_queue(topic)
+    }
+
+    /// True when a rule asks for `message.deliver` events of this topic.
+    #[must_use]
+    pub fn wants_deliver(&self, topic: &str) -> bool {
+        self.inner.hub.rules.wants_deliver(topic)
+    }
+
+    /// The public name of the message in record `lsn` of `time_us`.
+    #[must_use]
+    pub fn msgid(&self, lsn: Lsn, time_us: u64) -> MsgId {
+        MsgId::new(time_us, self.inner.node, lsn)
+    }
+
+    /// This node's number in msgids.
+    #[must_use]
+    pub fn node(&self) -> u16 {
+        self.inner.node
+    }
+
+    /// A number larger than every epoch before, also over restarts (it follows the clock).
+    #[must_use]
+    pub fn next_epoch(&self) -> Epoch {
+        let now = self.inner.clock.now_us();
+        let next = |last: u64| Some(now.max(last.saturating_add(1)));
+        match self.inner.last_epoch.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next) {
+            Ok(last) | Err(last) => now.max(last.saturating_add(1)),
+        }
+    }
+
+    /// A client's session, as of the newest applied record.
+    #[must_use]
+    pub fn session(&self, client: &str) -> Option<SessionView> {
+        self.inner.state.read().session(client)
+    }
+
+    /// All sessions (for start-up sweeps and `forebay status`).
+    #[must_use]
+    pub fn sessions(&self) -> Vec<SessionView> {
+        self.inner.state.read().sessions()
+    }
+
+    /// How many sessions there are.
+    #[must_use]
+    pub fn session_count(&self) -> usize {
+        self.inner.state.read().sessions.len()
+    }
+
+    /// Sessions whose end or will is due at `now_us`.
+    #[must_use]
+    pub fn due(&self, now_us: u64) -> Vec<SessionView> {
+        self.inner.state.read().due(now_us)
+    }
+
+    /// Every cursor: client, filter, position.
+    #[must_use]
+    pub fn cursors(&self) -> Vec<(ByteString, ByteString, Cursor)> {
+        let state = self.inner.state.read();
+        let all = state.cursors.iter().flat_map(|(client, cursors)| {
+            cursors.iter().map(|(filter, cursor)| (client.clone(), filter.clone(), cursor.clone()))
+        });
+        all.collect()
+    }
+
+    /// How many messages one-to-one queues owe.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.inner.state.read().queue.len()
+    }
+
+    /// The connection's mailbox; call it when its `SessionOpened` is applied. From then on subscriptions of this client feed it.
+    #[must_use]
+    pub fn attach(&self, options: &AttachOptions) -> Mailbox {
+        Mailbox::new(Arc::clone(&self.inner.hub), options)
+    }
+
+    /// A stored message by its number (to send a QoS 2 message again after a restart). May read the disk: call it off the executor.
+    ///
+    /// # Errors
+    /// Where the place was trimmed, is damaged or can't be read.
+    pub fn message(&self, lsn: Lsn) -> Result<Option<StoredMessage>, ReadError> {
+        delivery::load(&self.inner.log, lsn)
+    }
+
+    /// The retained message of a topic.
+    #[must_use]
+    pub fn retained(&self, topic: &str) -> Option<StoredMessage> {
+        self.inner.state.read().retained.get(topic).cloned()
+    }
+
+    /// Retained messages whose topic matches.
+    #[must_use]
+    pub fn retained_matching(&self, filter: &str) -> Vec<StoredMessage> {
+        self.inner.state.read().retained_matching(filter)
+    }
+
+    /// How many topics have a retained message.
+    #[must_use]
+    pub fn retained_count(&self) -> usize {
+        self.inner.state.read().retained.len()
+    }
+
+    /// A sink's position as the log knows it: every record below is stored or dead-lettered.
+    #[must_use]
+    pub fn sink_position(&self, sink: &str) -> Option<Lsn> {
+        self.inner.state.read().sinks.get(sink).copied()
+    }
+
+    /// Names the sinks whose positions hold the log: nothing they have not stored is trimmed. Others no longer count.
+    pub fn hold_for_sinks(&self, sinks: &[String]) {
+        self.inner.keeper.hold_for_sinks(sinks);
+    }
+
+    /// Wall clock of the engine, us since 1970.
+    #[must_use]
+    pub fn now_us(&self) -> u64 {
+        self.inner.clock.now_us()
+    }
+
+    /// Syncs and seals the log, brings state up to it and writes its index. Appends fail afterwards. Further calls do nothing.
+    pub fn close(&self) {
+        self.inner.close(true);
+    }
+}
+
+impl Inner {
+    fn close(&self, seal: bool) {
+        if self.closing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if seal {
+            self.log.close();
+        }
+        // The applier drains what is durable, writes state and ends; then the others have nothing left to do.
+        let _ = self.work.send(Work::Stop);
+        for thread in self.threads.lock().drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.close(false);
+    }
+}

@@ -1,0 +1,361 @@
+//! What the handles, the writer thread and the readers share: the queue, the leader's rule, and stopping.
+//!
+//! Locks, in the order they may be taken: `queue` alone; `writer`, then `segments`, `tail`, the watermark's. The queue lock is never held
+//! over a disk call.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Waker;
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+
+use super::error::AppendError;
+use super::frame::{HEADER, KIND_GAP};
+use super::options::{Durability, LogOptions};
+use super::segment::Segment;
+use super::spare::Spares;
+use super::tail::TailCache;
+use super::watermark::Watermark;
+use super::writer::Writer;
+use super::{Appended, NewRecord};
+use crate::clock::Clock;
+use crate::disk::CheckedDisk;
+use crate::ids::Lsn;
+use crate::metrics::LogMetrics;
+
+/// Records that were given their numbers together.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub first: Lsn,
+    pub first_time_us: u64,
+    pub records: Vec<NewRecord>,
+    /// Bytes on disk.
+    pub bytes: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub options: LogOptions,
+    pub log_id: [u8; 16],
+    pub disk: CheckedDisk,
+    pub clock: Arc<dyn Clock>,
+    pub queue: Mutex<Queue>,
+    /// The writer thread waits here for work.
+    pub work: Condvar,
+    /// A shutdown waits here for the leader to finish.
+    pub settled: Condvar,
+    pub writer: Mutex<Writer>,
+    pub watermark: Arc<Watermark>,
+    pub tail: TailCache,
+    pub segments: RwLock<BTreeMap<u64, Arc<Segment>>>,
+    pub trimming: Mutex<()>,
+    pub spares: Spares,
+    pub metrics: LogMetrics,
+    pub groups: AtomicU64,
+    pub syncs: AtomicU64,
+}
+
+/// Records that wait for the leader.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    batches: Vec<Batch>,
+    /// Bytes queued or being written.
+    pub bytes: usize,
+    queued: usize,
+    pub next: Lsn,
+    last_time_us: u64,
+    /// Somebody leads: takes the queue and writes it.
+    leading: bool,
+    /// Number of the group that is gathering.
+    group: u64,
+    oldest: Option<Instant>,
+    room: Vec<Waker>,
+    closing: bool,
+    stopped: Option<Arc<str>>,
+    idle: bool,
+}
+
+impl Queue {
+    pub fn new(next: Lsn, last_time_us: u64) -> Queue {
+        Queue {
+            batches: Vec::new(),
+            bytes: 0,
+            queued: 0,
+            next,
+            last_time_us,
+            leading: false,
+            group: 0,
+            oldest: None,
+            room: Vec::new(),
+            closing: false,
+            stopped: None,
+            idle: false,
+        }
+    }
+
+    fn has_room(&self, limit: usize) -> bool {
+        self.bytes < limit || self.stopped.is_some() || self.closing
+    }
+}
+
+/// A group that its leader has taken.
+pub(crate) struct Taken {
+    pub group: u64,
+    bytes: usize,
+}
+
+impl Core {
+    /// Gives numbers and times to a batch and queues it.
+    fn enqueue<'a>(
+        &'a self,
+        records: Vec<NewRecord>,
+        bytes: usize,
+    ) -> Result<(MutexGuard<'a, Queue>, Appended), AppendError> {
+        let now = self.clock.now_us();
+        let count = records.len() as u64;
+        let mut queue = self.queue.lock();
+        if let Some(reason) = &queue.stopped {
+            return Err(AppendError::Stopped(reason.clone()));
+        }
+        if queue.closing {
+            return Err(AppendError::Stopped("the log is being closed".into()));
+        }
+        if queue.bytes >= self.options.queue_bytes_max {
+            return Err(AppendError::Full { queued: queue.bytes });
+        }
+        let first_time_us = now.max(queue.last_time_us + 1);
+        let appended = Appended { first: queue.next, last: Lsn(queue.next.0 + count - 1), first_time_us };
+        self.push(&mut queue, Batch { first: appended.first, first_time_us, records, bytes });
+        queue.next = appended.last.next();
+        Ok((queue, appended))
+    }
+
+    fn push(&self, queue: &mut Queue, batch: Batch) {
+        queue.last_time_us = batch.first_time_us + batch.records.len() as u64 - 1;
+        queue.bytes += batch.bytes;
+        queue.queued += batch.bytes;
+        queue.oldest.get_or_insert_with(Instant::now);
+        queue.batches.push(batch);
+    }
+
+    fn check(&self, records: &[NewRecord]) -> Result<usize, AppendError> {
+        let max = self.options.record_limit();
+        let mut bytes = 0;
+        for record in records {
+            if record.kind == 0 || record.kind >= KIND_GAP {
+                return Err(AppendError::ReservedKind(record.kind));
+            }
+            if record.body.len() > max {
+                return Err(AppendError::TooLarge { len: record.body.len(), max });
+            }
+            bytes += HEADER + record.body.len();
+        }
+        if bytes == 0 { Err(AppendError::Empty) } else { Ok(bytes) }
+    }
+
+    /// Queues a batch for the writer thread.
+    pub fn append(&self, records: Vec<NewRecord>) -> Result<Appended, AppendError> {
+        let bytes = self.check(&records)?;
+        let (queue, appended) = self.enqueue(records, bytes)?;
+        self.call_writer(&queue);
+        Ok(appended)
+    }
+
+    /// Queues a batch; leads when nobody does, else says which group to wait for.
+    pub fn append_or_lead(&self, records: Vec<NewRecord>) -> Result<(Appended, Option<u64>), AppendError> {
+        let bytes = self.check(&records)?;
+        let (mut queue, appended) = self.enqueue(records, bytes)?;
+        if queue.leading {
+            return Ok((appended, Some(queue.group)));
+        }
+        let mut batches = Vec::new();
+        let taken = self.take(&mut queue, &mut batches);
+        drop(queue);
+        self.lead(&mut batches, taken, false);
+        Ok((appended, None))
+    }
+
+    /// Queues a gap: the number after it is `to`. `None` when the log is already there.
+    pub fn gap(&self, to: Lsn) -> Result<Option<Appended>, AppendError> {
+        let now = self.clock.now_us();
+        let mut queue = self.queue.lock();
+        if let Some(reason) = &queue.stopped {
+            return Err(AppendError::Stopped(reason.clone()));
+        }
+        if queue.closing {
+            return Err(AppendError::Stopped("the log is being closed".into()));
+        }
+        let first = queue.next;
+        if first >= to {
+            return Ok(None);
+        }
+        let first_time_us = now.max(queue.last_time_us + 1);
+        let record = NewRecord { kind: KIND_GAP, body: to.0.to_le_bytes().to_vec() };
+        self.push(&mut queue, Batch { first, first_time_us, records: vec![record], bytes: HEADER + 8 });
+        queue.next = to;
+        self.call_writer(&queue);
+        Ok(Some(Appended { first, last: first, first_time_us }))
+    }
+
+    fn call_writer(&self, queue: &Queue) {
+        if !queue.leading && queue.idle {
+            self.work.notify_one();
+        }
+    }
+
+    fn take(&self, queue: &mut Queue, batches: &mut Vec<Batch>) -> Taken {
+        std::mem::swap(&mut queue.batches, batches);
+        queue.leading = true;
+        let taken = Taken { group: queue.group, bytes: queue.queued };
+        queue.queued = 0;
+        queue.group += 1;
+        if let Some(oldest) = queue.oldest.take() {
+            self.metrics.queue.record(oldest.elapsed().as_secs_f64());
+        }
+        taken
+    }
+
+    /// Writes a group. With `stay` the caller remains the leader when more has gathered, and is told so.
+    fn lead(&self, batches: &mut Vec<Batch>, taken: Taken, stay: bool) -> bool {
+        let written = self.writer.lock().write(self, batches, taken.group);
+        batches.clear();
+        if let Err(e) = written {
+            let reason = self.disk.latch().reason().unwrap_or_else(|| e.to_string().into());
+            self.stop(reason);
+        }
+        let mut queue = self.queue.lock();
+        queue.bytes = queue.bytes.saturating_sub(taken.bytes);
+        let more = !queue.batches.is_empty();
+        queue.leading = stay && more;
+        if more && !stay {
+            self.call_writer(&queue);
+        }
+        if queue.closing {
+            self.settled.notify_all();
+        }
+        let room =
+            if queue.has_room(self.options.queue_bytes_max) { std::mem::take(&mut queue.room) } else { Vec::new() };
+        drop(queue);
+        room.into_iter().for_each(Waker::wake);
+        stay && more
+    }
+
+    /// The writer thread: leads whenever there is work that nobody leads.
+    pub fn run_writer(&self) {
+        let mut batches = Vec::new();
+        let mut queue = self.queue.lock();
+        loop {
+            while queue.leading || queue.batches.is_empty() {
+                if queue.stopped.is_some() {
+                    return;
+                }
+                queue.idle = true;
+                if let Durability::Every(period) = self.options.durability {
+                    if self.work.wait_for(&mut queue, period).timed_out() {
+                        MutexGuard::unlocked(&mut queue, || self.sync_weak());
+                    }
+                } else {
+                    self.work.wait(&mut queue);
+                }
+                queue.idle = false;
+            }
+            loop {
+                let taken = self.take(&mut queue, &mut batches);
+                let crowd = batches.len() > 1;
+                drop(queue);
+                let more = self.lead(&mut batches, taken, true);
+                if !more && crowd {
+                    // Those just woken are about to append again: let them, and take them as one group.
+                    std::thread::yield_now();
+                }
+                queue = self.queue.lock();
+                if !more && (queue.leading || queue.batches.is_empty()) {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn sync_weak(&self) {
+        if let Err(e) = self.writer.lock().sync(self) {
+            let reason = self.disk.latch().reason().unwrap_or_else(|| e.to_string().into());
+            self.stop(reason);
+        }
+    }
+
+    /// Ends everything with a reason; the first one stays.
+    pub fn stop(&self, reason: Arc<str>) {
+        let mut queue = self.queue.lock();
+        if queue.stopped.is_none() {
+            queue.stopped = Some(reason.clone());
+        }
+        queue.batches.clear();
+        queue.bytes = queue.bytes.saturating_sub(queue.queued);
+        queue.queued = 0;
+        let room = std::mem::take(&mut queue.room);
+        self.work.notify_all();
+        self.settled.notify_all();
+        drop(queue);
+        self.watermark.stop(reason);
+        self.spares.stop();
+        room.into_iter().for_each(Waker::wake);
+    }
+
+    /// Writes what is queued, then stops; with `seal` the segment is sealed first.
+    pub fn shut_down(&self, seal: bool, reason: &str) {
+        let mut queue = self.queue.lock();
+        if queue.closing {
+            return;
+        }
+        queue.closing = true;
+        while queue.stopped.is_none() {
+            if queue.leading {
+                self.settled.wait(&mut queue);
+            } else if queue.batches.is_empty() {
+                break;
+            } else {
+                let mut batches = Vec::new();
+                let taken = self.take(&mut queue, &mut batches);
+                MutexGuard::unlocked(&mut queue, || self.lead(&mut batches, taken, false));
+            }
+        }
+        let healthy = queue.stopped.is_none();
+        drop(queue);
+        let mut last_words: Arc<str> = reason.into();
+        if healthy {
+            let mut writer = self.writer.lock();
+            let ended = if seal { writer.seal(self) } else { writer.sync(self) };
+            if let Err(e) = ended {
+                last_words = self.disk.latch().reason().unwrap_or_else(|| e.to_string().into());
+                tracing::error!(reason = %last_words, "the log could not be closed cleanly");
+            }
+        }
+        self.stop(last_words);
+    }
+
+    /// Registers a waker for room in the queue; `false` when there is room now.
+    pub fn wait_room(&self, waker: &Waker) -> bool {
+        let mut queue = self.queue.lock();
+        if queue.has_room(self.options.queue_bytes_max) {
+            return false;
+        }
+        if !queue.room.iter().any(|other| other.will_wake(waker)) {
+            queue.room.push(waker.clone());
+        }
+        true
+    }
+
+    pub fn count_sync(&self) {
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+        self.metrics.syncs.increment(1);
+    }
+
+    pub fn count_group(&self, records: u64, bytes: usize) {
+        self.groups.fetch_add(1, Ordering::Relaxed);
+        self.metrics.group_records.record(records as f64);
+        self.metrics.bytes.increment(bytes as u64);
+        self.metrics.records.increment(records);
+    }
+}

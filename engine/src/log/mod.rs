@@ -1,0 +1,358 @@
+//! The log: records on disk, numbered without holes, durable before anybody is told.
+//!
+//! # What it promises
+//!
+//! - A record is durable when the watermark has passed it ([`Log::wait_durable`], [`Log::durable_end`]): its `fdatasync` has returned. In the weaker levels of
+//!   [`Durability`] the watermark means "handed to the operating system", and says so in its name.
+//! - Readers see durable records only, in order, none twice, none invented.
+//! - After a crash the log opens with every record that was durable. A torn tail is cut and reported; damage to synced bytes is never skipped
+//!   silently. The time to open is bounded by one segment.
+//! - The first failed write or sync stops the log for good: no further append until it is opened again.
+//!
+//! # How it works
+//!
+//! ```text
+//!   producers              leader                                   readers
+//!   append_batch -> queue -> one buffer, one write, one sync -> watermark -> tail cache or segments
+//!                   ^ LSNs and times                            ^ wakes whom it has reached
+//! ```
+//!
+//! There is no timer: while one group is being synced, the next one gathers. The leader is the writer thread, or, for a blocking append on an idle
+//! log, the caller itself. New segments are prepared ahead of need, so that a sync has no metadata to write.
+//!
+//! # Bytes
+//!
+//! Segment: header of 64 bytes (`segment`), frames (`frame`), a seal at the end of a full segment or at a clean shutdown. `docs/FORMAT.md` has the tables.
+//!
+//! # Example
+//!
+//! ```
+//! use forebay_engine::log::{Log, LogOptions, NewRecord};
+//!
+//! # let dir = tempfile::tempdir()?;
+//! # let mut options = LogOptions::new(dir.path().join("log"));
+//! # options.segment_bytes = 64 << 10;
+//! let (log, report) = Log::open(options)?;
+//! assert!(report.created);
+//! let done = log.append_durable(vec![NewRecord { kind: 1, body: b"hello".to_vec() }])?;
+//! let record = log.read(done.first)?.ok_or("not there")?;
+//! assert_eq!(&record.body[..], b"hello");
+//! log.close();
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod core;
+mod error;
+mod frame;
+mod inspect;
+mod open;
+mod options;
+mod plan;
+mod reader;
+mod recovery;
+mod scan;
+mod segment;
+mod spare;
+mod tail;
+mod trim;
+pub(crate) mod watermark;
+mod writer;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use self::core::Core;
+use crate::ids::Lsn;
+
+pub use error::{AppendError, DurableError, NotDurable, OpenError, ReadError, TrimError};
+pub use inspect::{SegmentReport, VerifyReport, dump, verify};
+pub use options::{Durability, LogOptions, OnDamage};
+pub use plan::{Decision, Facts, Tail, plan};
+pub use reader::Reader;
+pub use recovery::RecoveryReport;
+pub use trim::Trimmed;
+pub use watermark::WaitDurable;
+
+/// A record to append.
+#[derive(Clone, Debug)]
+pub struct NewRecord {
+    /// Kind, 1..=127 for the embedder's events (128.. are the log's own).
+    pub kind: u8,
+    /// Body.
+    pub body: Vec<u8>,
+}
+
+/// A record as read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its number.
+    pub lsn: Lsn,
+    /// Its time, us since 1970, strictly increasing in a log.
+    pub time_us: u64,
+    /// Its kind.
+    pub kind: u8,
+    /// Its body, a slice of a larger shared buffer: copy what you keep for long.
+    pub body: Bytes,
+}
+
+/// The LSNs a batch was given. Not durable yet: wait for `last`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// First record's number.
+    pub first: Lsn,
+    /// Last record's number.
+    pub last: Lsn,
+    /// First record's time in us; the n-th record of the batch has `first_time_us + n`.
+    pub first_time_us: u64,
+}
+
+/// A segment, as retention sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Its first record.
+    pub first: Lsn,
+    /// The number after its last record.
+    pub next: Lsn,
+    /// Bytes of its file.
+    pub bytes: u64,
+    /// No record in it is younger than this, us since 1970; `u64::MAX` for the segment that is being written.
+    pub newest_us: u64,
+}
+
+/// Where a log stands.
+#[derive(Clone, Debug)]
+pub struct LogStats {
+    /// Segments.
+    pub segments: usize,
+    /// Bytes of the segments' files.
+    pub bytes: u64,
+    /// First record there is.
+    pub first: Lsn,
+    /// The durable watermark.
+    pub durable_end: Lsn,
+    /// The next number to be given out.
+    pub end: Lsn,
+    /// Bytes that wait for the disk or are being written.
+    pub queue_bytes: usize,
+    /// Groups written since opening.
+    pub groups: u64,
+    /// Syncs of segments since opening.
+    pub syncs: u64,
+    /// Name of the durability level.
+    pub durability: &'static str,
+}
+
+/// The log. Cheap to clone. When the last clone is dropped without [`close`](Log::close), what is queued is still written, but the segment is
+/// not sealed.
+#[derive(Clone, Debug)]
+pub struct Log {
+    handle: Arc<Handle>,
+}
+
+/// Ends the threads when the last `Log` goes.
+#[derive(Debug)]
+struct Handle {
+    core: Arc<Core>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Handle {
+    fn shut_down(&self, seal: bool, reason: &str) {
+        self.core.shut_down(seal, reason);
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            // A waker run by the writer thread may drop the last handle: a thread can't wait for itself.
+            if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
+                tracing::error!("a thread of the log panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shut_down(false, "the log was dropped");
+    }
+}
+
+impl Log {
+    fn core(&self) -> &Arc<Core> {
+        &self.handle.core
+    }
+
+    /// Enqueues records: LSNs and times are given out at once, in one contiguous range. Not durable when it returns.
+    ///
+    /// # Errors
+    /// See [`AppendError`]; nothing of the batch is in the log then. After `Full`, [`wait_room`](Log::wait_room) and try again.
+    pub fn append_batch(&self, records: Vec<NewRecord>) -> Result<Appended, AppendError> {
+        self.core().append(records)
+    }
+
+    /// Appends records and blocks the thread until they are durable. On an idle log the caller writes and syncs itself. Not for async callers.
+    ///
+    /// # Errors
+    /// See [`DurableError`].
+    pub fn append_durable(&self, records: Vec<NewRecord>) -> Result<Appended, DurableError> {
+        let (appended, group) = self.core().append_or_lead(records)?;
+        match group {
+            Some(group) => self.core().watermark.wait_in_group(appended.last, group)?,
+            None => self.core().watermark.wait(appended.last)?,
+        }
+        Ok(appended)
+    }
+
+    /// Makes the next number at least `lsn`, by a gap record: for when a database knows a higher position of this log than the log itself.
+    /// `None` when the log is already there; else the gap record's own number, not durable yet.
+    ///
+    /// # Errors
+    /// `Stopped`.
+    pub fn advance_to(&self, lsn: Lsn) -> Result<Option<Appended>, AppendError> {
+        self.core().gap(lsn)
+    }
+
+    /// Resolves when every record up to and including `lsn` is durable.
+    #[must_use]
+    pub fn wait_durable(&self, lsn: Lsn) -> WaitDurable {
+        WaitDurable::new(self.core().watermark.clone(), lsn)
+    }
+
+    /// Blocks the thread until every record up to and including `lsn` is durable.
+    ///
+    /// # Errors
+    /// The log stopped before.
+    pub fn wait_durable_blocking(&self, lsn: Lsn) -> Result<(), NotDurable> {
+        self.core().watermark.wait(lsn)
+    }
+
+    /// Resolves when the queue has room again (or the log has stopped, which the next append tells).
+    #[must_use]
+    pub fn wait_room(&self) -> WaitRoom {
+        WaitRoom { core: self.core().clone() }
+    }
+
+    /// The durable watermark: every record below is on disk.
+    #[must_use]
+    pub fn durable_end(&self) -> Lsn {
+        self.core().watermark.end()
+    }
+
+    /// The next number to be given out.
+    #[must_use]
+    pub fn end(&self) -> Lsn {
+        self.core().queue.lock().next
+    }
+
+    /// The first record there is (what was before is trimmed).
+    #[must_use]
+    pub fn first(&self) -> Lsn {
+        self.core().first()
+    }
+
+    /// The log's identity: random, the same in every segment.
+    #[must_use]
+    pub fn id(&self) -> [u8; 16] {
+        self.core().log_id
+    }
+
+    /// A reader that starts at `from`. It sees durable records only.
+    ///
+    /// # Errors
+    /// `Trimmed`.
+    pub fn reader(&self, from: Lsn) -> Result<Reader, ReadError> {
+        Reader::new(self.core().clone(), from)
+    }
+
+    /// One record; `None` when it is not durable yet or its number was skipped by a gap.
+    ///
+    /// # Errors
+    /// `Trimmed`, `Corrupt`, `Io`.
+    pub fn read(&self, lsn: Lsn) -> Result<Option<Record>, ReadError> {
+        let mut found = Vec::with_capacity(1);
+        if lsn < self.durable_end() {
+            self.reader(lsn)?.read_batch(1, 1, &mut found)?;
+        }
+        Ok(found.pop().filter(|record| record.lsn == lsn))
+    }
+
+    /// Removes the segments whose records are all below `floor`, up to the first that a reader holds. Durable when it returns.
+    ///
+    /// # Errors
+    /// The disk failed; the log has stopped then.
+    pub fn trim_to(&self, floor: Lsn) -> Result<Trimmed, TrimError> {
+        trim::trim_to(self.core(), floor)
+    }
+
+    /// Why the log takes no more records, if so.
+    #[must_use]
+    pub fn stopped_reason(&self) -> Option<Arc<str>> {
+        self.core().watermark.stopped()
+    }
+
+    /// The segments, oldest first.
+    #[must_use]
+    pub fn segments(&self) -> Vec<SegmentInfo> {
+        let segments = self.core().segments.read();
+        // A segment ends where the next was begun, in numbers and in time.
+        let begun_after = segments.values().skip(1).map(|next| Some((next.first(), next.header.created_us)));
+        segments
+            .values()
+            .zip(begun_after.chain(std::iter::once(None)))
+            .map(|(segment, after)| SegmentInfo {
+                first: segment.first(),
+                next: after.map_or_else(|| segment.next(), |(next, _)| next),
+                bytes: segment.file_len.load(Ordering::Relaxed),
+                newest_us: after.map_or(u64::MAX, |(_, begun)| begun),
+            })
+            .collect()
+    }
+
+    /// Where the log stands.
+    #[must_use]
+    pub fn stats(&self) -> LogStats {
+        let core = self.core();
+        let (segments, bytes) = {
+            let segments = core.segments.read();
+            (segments.len(), segments.values().map(|segment| segment.file_len.load(Ordering::Relaxed)).sum())
+        };
+        let (end, queue_bytes) = {
+            let queue = core.queue.lock();
+            (queue.next, queue.bytes)
+        };
+        LogStats {
+            segments,
+            bytes,
+            first: core.first(),
+            durable_end: core.watermark.end(),
+            end,
+            queue_bytes,
+            groups: core.groups.load(Ordering::Relaxed),
+            syncs: core.syncs.load(Ordering::Relaxed),
+            durability: core.options.durability.name(),
+        }
+    }
+
+    /// Writes what is queued, syncs it, seals the segment and ends the threads. Appends fail afterwards; reading goes on.
+    pub fn close(&self) {
+        self.handle.shut_down(true, "the log was closed");
+    }
+}
+
+/// See [`Log::wait_room`].
+#[derive(Debug)]
+pub struct WaitRoom {
+    core: Arc<Core>,
+}
+
+impl Future for WaitRoom {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.core.wait_room(cx.waker()) { Poll::Pending } else { Poll::Ready(()) }
+    }
+}

@@ -1,0 +1,282 @@
+//! Reading: from the tail cache where it can, else from the segments in large positional reads.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::Record;
+use super::core::Core;
+use super::error::{NotDurable, ReadError};
+use super::frame::{self, Decoded, Frame, HEADER, KIND_GAP};
+use super::segment::Segment;
+use super::watermark::WaitDurable;
+use crate::disk::DiskFile;
+use crate::ids::Lsn;
+
+/// Bytes asked of the disk at once.
+const READ_BYTES: usize = 256 << 10;
+
+/// Walks the frames of one segment file, checking every checksum and that the numbers follow each other.
+#[derive(Debug)]
+pub(crate) struct FrameWalk {
+    file: Arc<dyn DiskFile>,
+    seed: u32,
+    /// Bytes read and not used; they begin at `at`.
+    buffer: Bytes,
+    pub at: u64,
+    /// Number of the next frame.
+    pub next: Lsn,
+    end: u64,
+}
+
+/// What is wrong at a place of a segment.
+#[derive(Debug)]
+pub(crate) enum WalkError {
+    Io(std::io::Error),
+    Damaged(String),
+}
+
+impl WalkError {
+    fn at(self, path: &Path, at: u64, lsn: Lsn) -> ReadError {
+        let file = path.to_owned();
+        match self {
+            WalkError::Io(source) => ReadError::Io { file, source },
+            WalkError::Damaged(what) => ReadError::Corrupt { file, at, lsn, what },
+        }
+    }
+}
+
+impl FrameWalk {
+    /// From the frame `next` at `at` to the offset `end`.
+    pub fn new(file: Arc<dyn DiskFile>, seed: u32, next: Lsn, at: u64, end: u64) -> FrameWalk {
+        FrameWalk { file, seed, buffer: Bytes::new(), at, next, end }
+    }
+
+    /// The next frame and its bytes; `None` at the end.
+    pub fn step(&mut self) -> Result<Option<(Frame, Bytes)>, WalkError> {
+        loop {
+            if self.at >= self.end {
+                return Ok(None);
+            }
+            let need = match frame::decode(&self.buffer, self.seed) {
+                Decoded::Frame(frame) => {
+                    if frame.lsn != self.next {
+                        return Err(WalkError::Damaged(format!(
+                            "holds record {} in the place of {}",
+                            frame.lsn, self.next
+                        )));
+                    }
+                    let bytes = self.buffer.split_to(frame.size());
+                    self.at += frame.size() as u64;
+                    self.next = frame::next_after(&frame, &bytes);
+                    return Ok(Some((frame, bytes)));
+                }
+                Decoded::Incomplete(need) => need,
+                Decoded::End if self.buffer.len() < HEADER => HEADER,
+                Decoded::End => return Err(WalkError::Damaged("zeros where a record should be".to_owned())),
+                Decoded::Bad(what) => return Err(WalkError::Damaged(what.to_owned())),
+            };
+            let left = (self.end - self.at) as usize;
+            if need > left {
+                return Err(WalkError::Damaged("a record reaches beyond the end".to_owned()));
+            }
+            let mut buffer = BytesMut::zeroed(need.max(READ_BYTES).min(left));
+            let n = self.file.read_at(&mut buffer, self.at).map_err(WalkError::Io)?;
+            if n < need {
+                return Err(WalkError::Damaged("the file is shorter than it was".to_owned()));
+            }
+            buffer.truncate(n);
+            self.buffer = buffer.freeze();
+        }
+    }
+}
+
+/// Where a reader takes its records from.
+#[derive(Debug)]
+enum Source {
+    None,
+    /// Frames of a group of the tail cache, the next one first.
+    Memory {
+        frames: Bytes,
+        next: Lsn,
+    },
+    /// A segment, held so that it is not recycled.
+    Disk {
+        segment: Arc<Segment>,
+        walk: FrameWalk,
+    },
+}
+
+/// Reads records in order, durable ones only.
+///
+/// Bodies are slices of larger buffers, shared and not copied: copy what you keep for long.
+#[derive(Debug)]
+pub struct Reader {
+    core: Arc<Core>,
+    position: Lsn,
+    source: Source,
+}
+
+impl Reader {
+    pub(crate) fn new(core: Arc<Core>, from: Lsn) -> Result<Reader, ReadError> {
+        let reader = Reader { core, position: from.max(Lsn::FIRST), source: Source::None };
+        reader.core.check_trimmed(reader.position)?;
+        Ok(reader)
+    }
+
+    /// The next record to be given.
+    #[must_use]
+    pub fn position(&self) -> Lsn {
+        self.position
+    }
+
+    /// Appends the next records to `out`, at most `max_records` and about `max_bytes` (one record at least); 0 at the durable watermark.
+    ///
+    /// # Errors
+    /// `Trimmed` when the position was trimmed before it was reached, `Corrupt` and `Io` with the place. The position stays.
+    pub fn read_batch(
+        &mut self,
+        max_records: usize,
+        max_bytes: usize,
+        out: &mut Vec<Record>,
+    ) -> Result<usize, ReadError> {
+        let end = self.core.watermark.end();
+        let (mut count, mut bytes) = (0, 0);
+        while count < max_records && bytes < max_bytes.max(1) && self.position < end {
+            let Some((frame, data)) = self.step()? else { continue };
+            if frame.kind >= KIND_GAP {
+                continue;
+            }
+            bytes += frame.size();
+            count += 1;
+            out.push(record_of(&frame, &data));
+        }
+        Ok(count)
+    }
+
+    /// One frame at or after the position; `None` when the source has to change.
+    fn step(&mut self) -> Result<Option<(Frame, Bytes)>, ReadError> {
+        loop {
+            let (frame, data, next) = match &mut self.source {
+                Source::None => {
+                    self.source = self.find()?;
+                    return Ok(None);
+                }
+                Source::Memory { frames, next } => {
+                    // Checked when it was encoded, and in memory ever since.
+                    let Some(frame) = frame::peek(frames).filter(|frame| frame.size() <= frames.len()) else {
+                        self.position = self.position.max(*next);
+                        self.source = Source::None;
+                        return Ok(None);
+                    };
+                    let data = frames.split_to(frame.size());
+                    let after = frame::next_after(&frame, &data);
+                    (frame, data, after)
+                }
+                Source::Disk { segment, walk } => match walk.step() {
+                    Ok(Some((frame, data))) => (frame, data, walk.next),
+                    Ok(None) => {
+                        if walk.next >= segment.next() && !self.core.is_active(segment) {
+                            self.position = self.position.max(segment.next());
+                        }
+                        self.source = Source::None;
+                        return Ok(None);
+                    }
+                    Err(e) => {
+                        let error = e.at(&segment.path, walk.at, walk.next);
+                        self.source = Source::None;
+                        return Err(error);
+                    }
+                },
+            };
+            if frame.lsn >= self.position || next > self.position {
+                let skipped_to = frame.lsn.max(self.position);
+                self.position = next.max(skipped_to);
+                if frame.lsn == skipped_to || frame.kind >= KIND_GAP {
+                    return Ok(Some((frame, data)));
+                }
+            }
+        }
+    }
+
+    fn find(&self) -> Result<Source, ReadError> {
+        if let Some(group) = self.core.tail.get(self.position) {
+            return Ok(Source::Memory { frames: group.frames, next: group.next });
+        }
+        self.core.check_trimmed(self.position)?;
+        let segment = self.core.segment_of(self.position).ok_or_else(|| self.core.trimmed())?;
+        let file = self.core.file_of(&segment)?;
+        build_index(&segment, &file);
+        let (next, at) = segment.place_before(self.position);
+        let walk = FrameWalk::new(file, segment.seed, next, at, segment.end());
+        Ok(Source::Disk { segment, walk })
+    }
+
+    /// Blocks the thread until there is something to read: `true`; `false` when `timeout` has passed.
+    ///
+    /// # Errors
+    /// The log has stopped and everything durable was read.
+    pub fn wait(&mut self, timeout: Duration) -> Result<bool, NotDurable> {
+        match self.core.watermark.wait_timeout(self.position, timeout) {
+            None => Ok(false),
+            Some(verdict) => verdict.map(|()| true),
+        }
+    }
+
+    /// Resolves when there is something to read, or the log has stopped and everything durable was read.
+    #[must_use]
+    pub fn ready(&self) -> WaitDurable {
+        WaitDurable::new(self.core.watermark.clone(), self.position)
+    }
+}
+
+/// Covers a segment that was written by an earlier run, on first use. Damage ends the index; the read that comes to it reports it.
+fn build_index(segment: &Segment, file: &Arc<dyn DiskFile>) {
+    if segment.index_is_complete() {
+        return;
+    }
+    let (next, at) = (segment.first(), super::segment::SEGMENT_HEADER as u64);
+    let mut walk = FrameWalk::new(file.clone(), segment.seed, next, at, segment.end());
+    loop {
+        let (lsn, at) = (walk.next, walk.at);
+        if !matches!(walk.step(), Ok(Some(_))) {
+            break;
+        }
+        segment.note(lsn, at);
+    }
+    segment.set_index_complete();
+}
+
+pub(crate) fn record_of(frame: &Frame, bytes: &Bytes) -> Record {
+    let mut body = bytes.clone();
+    body.advance(HEADER.min(body.len()));
+    Record { lsn: frame.lsn, time_us: frame.time_us, kind: frame.kind, body }
+}
+
+impl Core {
+    pub(crate) fn first(&self) -> Lsn {
+        self.segments.read().first_key_value().map_or(Lsn::FIRST, |(first, _)| Lsn(*first))
+    }
+
+    fn trimmed(&self) -> ReadError {
+        ReadError::Trimmed { first: self.first() }
+    }
+
+    pub(crate) fn check_trimmed(&self, position: Lsn) -> Result<(), ReadError> {
+        if position < self.first() { Err(self.trimmed()) } else { Ok(()) }
+    }
+
+    fn segment_of(&self, lsn: Lsn) -> Option<Arc<Segment>> {
+        self.segments.read().range(..=lsn.0).next_back().map(|(_, segment)| segment.clone())
+    }
+
+    fn is_active(&self, segment: &Arc<Segment>) -> bool {
+        self.segments.read().last_key_value().is_some_and(|(_, last)| Arc::ptr_eq(last, segment))
+    }
+
+    fn file_of(&self, segment: &Segment) -> Result<Arc<dyn DiskFile>, ReadError> {
+        segment.file(&self.disk).map_err(|source| ReadError::Io { file: segment.path.clone(), source })
+    }
+}

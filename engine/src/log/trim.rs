@@ -1,0 +1,108 @@
+//! Trimming: whole segments below the floor go away.
+//!
+//! The steps, each safe to crash after: the floor is written to `trim.intent` and synced; segments are unlinked or become spares; the folder is
+//! synced; the intent is removed. Opening finishes a trim whose intent is there, so a folder change that came through while an earlier one
+//! did not can never look like a missing segment.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::core::Core;
+use super::error::TrimError;
+use super::frame::u64_at;
+use super::scan::read_all;
+use super::segment::parse_name;
+use crate::disk::{Disk, OpenHow};
+use crate::ids::Lsn;
+use crate::metrics;
+
+const INTENT: &str = "trim.intent";
+const MAGIC: &[u8; 8] = b"FBAYTRIM";
+
+/// What a trim did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trimmed {
+    /// Segments removed.
+    pub segments: usize,
+    /// Bytes they took.
+    pub bytes: u64,
+    /// First record there is now.
+    pub first: Lsn,
+}
+
+/// Removes the segments whose records are all below `floor`, from the oldest on, up to the first that a reader holds. The active segment stays.
+pub(crate) fn trim_to(core: &Core, floor: Lsn) -> Result<Trimmed, TrimError> {
+    let _one_at_a_time = core.trimming.lock();
+    let mut gone = Vec::new();
+    {
+        let mut segments = core.segments.write();
+        while segments.len() > 1 {
+            // Readers take their hold under this lock, so that a count of one means that nobody has it or can get it.
+            let free = segments
+                .first_key_value()
+                .is_some_and(|(_, segment)| segment.next() <= floor && Arc::strong_count(segment) == 1);
+            let Some((_, segment)) = free.then(|| segments.pop_first()).flatten() else { break };
+            gone.push(segment);
+        }
+    }
+    let first = core.first();
+    let mut done = Trimmed { segments: 0, bytes: 0, first };
+    if gone.is_empty() {
+        return Ok(done);
+    }
+    let mut act = || -> io::Result<()> {
+        let dir = &core.options.dir;
+        write_intent(&core.disk, dir, first)?;
+        for segment in &gone {
+            let len = segment.file_len.load(std::sync::atomic::Ordering::Relaxed);
+            core.spares.recycle(&core.disk, &segment.path, len)?;
+            done.segments += 1;
+            done.bytes += len;
+        }
+        core.disk.sync_dir(dir)?;
+        core.disk.remove(&dir.join(INTENT))
+    };
+    let result = act();
+    ::metrics::counter!(metrics::LOG_TRIMMED_SEGMENTS_TOTAL).increment(done.segments as u64);
+    result.map(|()| done).map_err(|source| TrimError { floor, source })
+}
+
+fn write_intent(disk: &dyn Disk, dir: &Path, floor: Lsn) -> io::Result<()> {
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend_from_slice(&floor.0.to_le_bytes());
+    bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
+    let file = disk.open(&dir.join(INTENT), OpenHow::Create)?;
+    file.write_all_at(&bytes, 0)?;
+    file.sync_data()?;
+    disk.sync_dir(dir)
+}
+
+fn parse_intent(bytes: &[u8]) -> Option<Lsn> {
+    let (covered, crc) = bytes.split_last_chunk::<4>()?;
+    let valid =
+        covered.len() == 16 && covered.starts_with(MAGIC) && crc32fast::hash(covered) == u32::from_le_bytes(*crc);
+    valid.then(|| u64_at(covered, 8).map(Lsn)).flatten()
+}
+
+/// Finishes a trim that a crash interrupted. An intent that does not read was not synced: nothing had been removed for it.
+pub(crate) fn finish(disk: &dyn Disk, dir: &Path) -> io::Result<usize> {
+    let path = dir.join(INTENT);
+    let intent = match disk.open(&path, OpenHow::Read) {
+        Ok(file) => parse_intent(&read_all(&*file)?),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(e) => return Err(e),
+    };
+    let mut removed = 0;
+    if let Some(floor) = intent {
+        for file in disk.list(dir)? {
+            if parse_name(&file).is_some_and(|first| first < floor) {
+                disk.remove(&file)?;
+                removed += 1;
+            }
+        }
+        disk.sync_dir(dir)?;
+    }
+    disk.remove(&path)?;
+    Ok(removed)
+}

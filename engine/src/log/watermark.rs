@@ -1,0 +1,203 @@
+//! The durable watermark, and those who wait for it.
+//!
+//! Tasks register a waker in a map ordered by LSN; as the watermark moves only those it has reached are woken. Threads blocked in an append
+//! wait on the condition variable of their group: groups alternate between two, so that one wake reaches one group and nobody else.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use super::error::NotDurable;
+use crate::ids::Lsn;
+
+#[derive(Debug)]
+pub(crate) struct Watermark {
+    end: AtomicU64,
+    stopped: OnceLock<Arc<str>>,
+    tasks: parking_lot::Mutex<Tasks>,
+    groups: [Blocked; 2],
+    watchers: Blocked,
+    watching: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Tasks {
+    waiting: BTreeMap<(Lsn, u64), Waker>,
+    next_id: u64,
+}
+
+#[derive(Debug, Default)]
+struct Blocked {
+    gate: Mutex<()>,
+    moved: Condvar,
+}
+
+impl Blocked {
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn notify(&self) {
+        // Taking the gate orders the wake behind the check of a thread that is about to wait.
+        drop(self.lock());
+        self.moved.notify_all();
+    }
+}
+
+impl Watermark {
+    pub fn new(end: Lsn) -> Watermark {
+        Watermark {
+            end: AtomicU64::new(end.0),
+            stopped: OnceLock::new(),
+            tasks: parking_lot::Mutex::default(),
+            groups: Default::default(),
+            watchers: Blocked::default(),
+            watching: AtomicUsize::new(0),
+        }
+    }
+
+    pub fn end(&self) -> Lsn {
+        Lsn(self.end.load(Ordering::SeqCst))
+    }
+
+    pub fn stopped(&self) -> Option<Arc<str>> {
+        self.stopped.get().cloned()
+    }
+
+    /// Moves the watermark and wakes whom it has reached. `group` numbers the groups taken from the queue.
+    pub fn publish(&self, end: Lsn, group: u64) {
+        self.end.store(end.0, Ordering::SeqCst);
+        if let Some(blocked) = self.groups.get((group & 1) as usize) {
+            blocked.notify();
+        }
+        if self.watching.load(Ordering::SeqCst) > 0 {
+            self.watchers.notify();
+        }
+        let reached = {
+            let mut tasks = self.tasks.lock();
+            if tasks.waiting.is_empty() {
+                return;
+            }
+            let later = tasks.waiting.split_off(&(end, 0));
+            std::mem::replace(&mut tasks.waiting, later)
+        };
+        reached.into_values().for_each(Waker::wake);
+    }
+
+    /// Wakes everybody for good; the first reason stays.
+    pub fn stop(&self, reason: Arc<str>) {
+        let _ = self.stopped.set(reason);
+        self.groups.iter().for_each(Blocked::notify);
+        self.watchers.notify();
+        let all = std::mem::take(&mut self.tasks.lock().waiting);
+        all.into_values().for_each(Waker::wake);
+    }
+
+    /// What a waiter for `lsn` is to be told now, if anything.
+    fn verdict(&self, lsn: Lsn) -> Option<Result<(), NotDurable>> {
+        // The reason is read first: a record that became durable before the stop counts as durable.
+        let stopped = self.stopped();
+        if self.end() > lsn {
+            return Some(Ok(()));
+        }
+        stopped.map(|reason| Err(NotDurable(reason)))
+    }
+
+    /// Blocks the thread of a producer whose records went into the queue while `group` was gathering.
+    pub fn wait_in_group(&self, lsn: Lsn, group: u64) -> Result<(), NotDurable> {
+        let Some(blocked) = self.groups.get((group & 1) as usize) else { return self.wait(lsn) };
+        let mut guard = blocked.lock();
+        loop {
+            if let Some(verdict) = self.verdict(lsn) {
+                return verdict;
+            }
+            guard = blocked.moved.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Blocks the thread until the watermark has passed `lsn` or the log has stopped.
+    pub fn wait(&self, lsn: Lsn) -> Result<(), NotDurable> {
+        match self.wait_until(lsn, None) {
+            Some(verdict) => verdict,
+            None => Ok(()),
+        }
+    }
+
+    /// As `wait`, at most for `timeout`: `None` when that has passed.
+    pub fn wait_timeout(&self, lsn: Lsn, timeout: Duration) -> Option<Result<(), NotDurable>> {
+        self.wait_until(lsn, Instant::now().checked_add(timeout))
+    }
+
+    fn wait_until(&self, lsn: Lsn, deadline: Option<Instant>) -> Option<Result<(), NotDurable>> {
+        self.watching.fetch_add(1, Ordering::SeqCst);
+        let mut guard = self.watchers.lock();
+        let answer = loop {
+            if let Some(verdict) = self.verdict(lsn) {
+                break Some(verdict);
+            }
+            guard = match deadline {
+                None => self.watchers.moved.wait(guard).unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        break None;
+                    }
+                    self.watchers.moved.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        };
+        self.watching.fetch_sub(1, Ordering::SeqCst);
+        answer
+    }
+}
+
+/// Resolves when a record is durable, or the log has stopped before it was. Dropping it changes nothing for the record.
+#[derive(Debug)]
+pub struct WaitDurable {
+    watermark: Arc<Watermark>,
+    lsn: Lsn,
+    id: Option<u64>,
+}
+
+impl WaitDurable {
+    pub(crate) fn new(watermark: Arc<Watermark>, lsn: Lsn) -> WaitDurable {
+        WaitDurable { watermark, lsn, id: None }
+    }
+}
+
+impl Future for WaitDurable {
+    type Output = Result<(), NotDurable>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Some(verdict) = self.watermark.verdict(self.lsn) {
+            return Poll::Ready(verdict);
+        }
+        let watermark = self.watermark.clone();
+        let mut tasks = watermark.tasks.lock();
+        let id = *self.id.get_or_insert_with(|| {
+            tasks.next_id += 1;
+            tasks.next_id
+        });
+        tasks.waiting.insert((self.lsn, id), cx.waker().clone());
+        // The watermark may have moved between the look and the registration; after this look the mover sees the waker.
+        match watermark.verdict(self.lsn) {
+            Some(verdict) => {
+                tasks.waiting.remove(&(self.lsn, id));
+                Poll::Ready(verdict)
+            }
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for WaitDurable {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.watermark.tasks.lock().waiting.remove(&(self.lsn, id));
+        }
+    }
+}

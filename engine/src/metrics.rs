@@ -1,0 +1,84 @@
+//! Names of the engine's metrics, and handles to those on the hot path.
+//!
+//! Install a recorder of the `metrics` facade before opening a log: handles are taken once, at opening.
+
+use metrics::{Counter, Gauge, Histogram};
+
+/// Histogram, seconds: how long the oldest record of a group waited in the queue for its leader.
+pub const LOG_QUEUE_SECONDS: &str = "forebay_log_queue_seconds";
+/// Histogram, seconds: the write of a group.
+pub const LOG_WRITE_SECONDS: &str = "forebay_log_write_seconds";
+/// Histogram, seconds: the sync of a group.
+pub const LOG_SYNC_SECONDS: &str = "forebay_log_sync_seconds";
+/// Histogram, records: records in a group.
+pub const LOG_GROUP_RECORDS: &str = "forebay_log_group_records";
+/// Counter, records: records written. Label `durability`: `synced`, `every` or `buffered`.
+pub const LOG_RECORDS_TOTAL: &str = "forebay_log_records_total";
+/// Counter, bytes: bytes written to segments.
+pub const LOG_BYTES_TOTAL: &str = "forebay_log_written_bytes_total";
+/// Counter, calls: syncs of segments.
+pub const LOG_SYNCS_TOTAL: &str = "forebay_log_syncs_total";
+/// Gauge, files: segments of the log.
+pub const LOG_SEGMENTS: &str = "forebay_log_segments_count";
+/// Gauge, bytes: bytes that recovery cut off a torn tail at the last opening.
+pub const LOG_RECOVERY_CUT_BYTES: &str = "forebay_log_recovery_cut_bytes";
+/// Gauge, seconds: how long the last opening took.
+pub const LOG_RECOVERY_SECONDS: &str = "forebay_log_recovery_seconds";
+/// Counter, files: segments removed or recycled by trimming.
+pub const LOG_TRIMMED_SEGMENTS_TOTAL: &str = "forebay_log_trimmed_segments_total";
+
+/// Counter: times the state index was unusable and rebuilt from checkpoint and log.
+pub const STATE_REBUILDS: &str = "forebay_state_rebuilds_total";
+/// Counter: checkpoints written.
+pub const CHECKPOINTS: &str = "forebay_state_checkpoints_total";
+/// Histogram: seconds that copying state for a checkpoint held up delivery.
+pub const CHECKPOINT_PAUSE: &str = "forebay_state_checkpoint_pause_seconds";
+/// Gauge: records that are durable and not yet in state.
+pub const STATE_LAG: &str = "forebay_state_lag_records";
+/// Counter: stored messages handed to connections.
+pub const DELIVERIES: &str = "forebay_delivery_handed_out_total";
+/// Counter: times a connection's inbox was full and it went back to reading from its cursor.
+pub const INBOX_OVERFLOWS: &str = "forebay_delivery_inbox_overflows_total";
+/// Counter: records read from the log for connections that were away or behind.
+pub const CATCH_UP_RECORDS: &str = "forebay_delivery_catch_up_records_total";
+/// Counter: stored messages not given to a new read position because of `offline_opts`.
+pub const OFFLINE_SKIPPED: &str = "forebay_delivery_offline_opts_skipped_total";
+/// Counter: messages not given to a keep-latest subscriber because a newer one of the topic exists.
+pub const SUPERSEDED: &str = "forebay_delivery_superseded_total";
+/// Counter: records a cursor needed that were trimmed by retention.
+pub const GAP_RECORDS: &str = "forebay_delivery_gap_records_total";
+/// Counter: queue messages given to another subscriber because the holder left.
+pub const REQUEUED: &str = "forebay_delivery_requeued_total";
+
+/// Handles of the log's hot path.
+pub(crate) struct LogMetrics {
+    pub queue: Histogram,
+    pub write: Histogram,
+    pub sync: Histogram,
+    pub group_records: Histogram,
+    pub records: Counter,
+    pub bytes: Counter,
+    pub syncs: Counter,
+    pub segments: Gauge,
+}
+
+impl LogMetrics {
+    pub fn new(durability: &'static str) -> LogMetrics {
+        LogMetrics {
+            queue: metrics::histogram!(LOG_QUEUE_SECONDS),
+            write: metrics::histogram!(LOG_WRITE_SECONDS),
+            sync: metrics::histogram!(LOG_SYNC_SECONDS),
+            group_records: metrics::histogram!(LOG_GROUP_RECORDS),
+            records: metrics::counter!(LOG_RECORDS_TOTAL, "durability" => durability),
+            bytes: metrics::counter!(LOG_BYTES_TOTAL),
+            syncs: metrics::counter!(LOG_SYNCS_TOTAL),
+            segments: metrics::gauge!(LOG_SEGMENTS),
+        }
+    }
+}
+
+impl std::fmt::Debug for LogMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LogMetrics")
+    }
+}

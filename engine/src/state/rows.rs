@@ -1,0 +1,270 @@
+//! The flat form of state: rows of key and value, shared by the derived index and the checkpoint.
+//!
+//! ```text
+//! key    tag u8, then the parts below as (int length, bytes); numbers as int, a queue's LSN as 8 bytes big-endian
+//!  'S' client            epoch int, flags u8 (1 connected, 2 ends, 4 will, 8 will due), expiry_s int, [ends_at_us int],
+//!                        username, peer, [delay_s int, message], [will_due_us int]
+//!  'U' client filter     options (u8 and int), since int
+//!  'R' client packet id  (empty)
+//!  'O' client packet id  lsn int, received u8
+//!  'C' client filter     start int, next int, count int, then that many acknowledged LSNs as int
+//!  'T' topic             lsn int, time_us int, message          (retained)
+//!  'Q' lsn               topic                                  (owed by a queue)
+//!  'L' topic             lsn int                                (newest of a keep-latest topic)
+//!  'K' sink              next int
+//! ```
+//! `int`, `options` and `message` are those of [`crate::event::codec`].
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+
+use super::{Cursor, Outbound, Session, State, StoredMessage, Subscription};
+use crate::event::Will;
+use crate::event::codec::{CodecError, Fields, put_bytes, put_int, put_message, put_options};
+use crate::ids::Lsn;
+
+/// Names a row.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum RowKey {
+    /// A session without its parts.
+    Session(ByteString),
+    /// A subscription of a session.
+    Subscription(ByteString, ByteString),
+    /// A QoS 2 packet id received from a client.
+    Received(ByteString, u16),
+    /// A QoS 2 message under way to a client.
+    Outbound(ByteString, u16),
+    /// A cursor.
+    Cursor(ByteString, ByteString),
+    /// A retained message.
+    Retained(ByteString),
+    /// A message owed by a queue.
+    Queue(Lsn),
+    /// The newest record of a keep-latest topic.
+    Latest(ByteString),
+    /// A sink's position.
+    Sink(ByteString),
+}
+
+impl RowKey {
+    /// The key's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(32);
+        let (tag, first): (u8, Option<&ByteString>) = match self {
+            RowKey::Session(client) => (b'S', Some(client)),
+            RowKey::Subscription(client, _) => (b'U', Some(client)),
+            RowKey::Received(client, _) => (b'R', Some(client)),
+            RowKey::Outbound(client, _) => (b'O', Some(client)),
+            RowKey::Cursor(client, _) => (b'C', Some(client)),
+            RowKey::Retained(topic) => (b'T', Some(topic)),
+            RowKey::Queue(_) => (b'Q', None),
+            RowKey::Latest(topic) => (b'L', Some(topic)),
+            RowKey::Sink(sink) => (b'K', Some(sink)),
+        };
+        out.push(tag);
+        if let Some(text) = first {
+            put_bytes(&mut out, text.as_bytes());
+        }
+        match self {
+            RowKey::Subscription(_, filter) | RowKey::Cursor(_, filter) => put_bytes(&mut out, filter.as_bytes()),
+            RowKey::Received(_, id) | RowKey::Outbound(_, id) => put_int(&mut out, u64::from(*id)),
+            RowKey::Queue(lsn) => out.extend_from_slice(&lsn.0.to_be_bytes()),
+            _ => {}
+        }
+        out
+    }
+
+    fn decode(bytes: Bytes) -> Result<RowKey, CodecError> {
+        let mut r = Fields(bytes);
+        let key = match r.u8("row tag")? {
+            b'S' => RowKey::Session(r.text("client")?),
+            b'U' => RowKey::Subscription(r.text("client")?, r.text("filter")?),
+            b'R' => RowKey::Received(r.text("client")?, r.int16("packet id")?),
+            b'O' => RowKey::Outbound(r.text("client")?, r.int16("packet id")?),
+            b'C' => RowKey::Cursor(r.text("client")?, r.text("filter")?),
+            b'T' => RowKey::Retained(r.text("topic")?),
+            b'Q' => {
+                let mut lsn = 0u64;
+                for _ in 0..8 {
+                    lsn = (lsn << 8) | u64::from(r.u8("queue lsn")?);
+                }
+                RowKey::Queue(Lsn(lsn))
+            }
+            b'L' => RowKey::Latest(r.text("topic")?),
+            b'K' => RowKey::Sink(r.text("sink")?),
+            _ => return Err(CodecError::Value("row tag")),
+        };
+        finish(&r).map(|()| key)
+    }
+}
+
+fn finish(r: &Fields) -> Result<(), CodecError> {
+    if r.0.is_empty() { Ok(()) } else { Err(CodecError::Trailing(r.0.len())) }
+}
+
+impl State {
+    /// The value of a row as it stands; `None` where there is no such row (any more).
+    #[must_use]
+    pub fn row(&self, key: &RowKey) -> Option<Vec<u8>> {
+        let mut out = Vec::with_capacity(32);
+        match key {
+            RowKey::Session(client) => put_session(&mut out, self.sessions.get(client)?),
+            RowKey::Subscription(client, filter) => {
+                let subscription = self.sessions.get(client)?.subscriptions.get(filter)?;
+                put_options(&mut out, subscription.options);
+                put_int(&mut out, subscription.since.0);
+            }
+            RowKey::Received(client, id) => {
+                self.sessions.get(client)?.received.get(id)?;
+            }
+            RowKey::Outbound(client, id) => {
+                let outbound = self.sessions.get(client)?.outbound.get(id)?;
+                put_int(&mut out, outbound.lsn.0);
+                out.push(u8::from(outbound.received));
+            }
+            RowKey::Cursor(client, filter) => {
+                let cursor = self.cursors.get(client)?.get(filter)?;
+                put_int(&mut out, cursor.start.0);
+                put_int(&mut out, cursor.next.0);
+                put_int(&mut out, cursor.acked.len() as u64);
+                for lsn in &cursor.acked {
+                    put_int(&mut out, lsn.0);
+                }
+            }
+            RowKey::Retained(topic) => {
+                let stored = self.retained.get(topic)?;
+                put_int(&mut out, stored.lsn.0);
+                put_int(&mut out, stored.time_us);
+                put_message(&mut out, &stored.message);
+            }
+            RowKey::Queue(lsn) => put_bytes(&mut out, self.queue.get(lsn)?.as_bytes()),
+            RowKey::Latest(topic) => put_int(&mut out, self.latest.get(topic)?.0),
+            RowKey::Sink(sink) => put_int(&mut out, self.sinks.get(sink)?.0),
+        }
+        Some(out)
+    }
+
+    /// Every row's key.
+    pub fn keys(&self) -> impl Iterator<Item = RowKey> + '_ {
+        let sessions = self.sessions.iter().flat_map(|(client, session)| {
+            std::iter::once(RowKey::Session(client.clone()))
+                .chain(session.subscriptions.keys().map(|f| RowKey::Subscription(client.clone(), f.clone())))
+                .chain(session.received.iter().map(|id| RowKey::Received(client.clone(), *id)))
+                .chain(session.outbound.keys().map(|id| RowKey::Outbound(client.clone(), *id)))
+        });
+        let cursors = self
+            .cursors
+            .iter()
+            .flat_map(|(client, cursors)| cursors.keys().map(|filter| RowKey::Cursor(client.clone(), filter.clone())));
+        sessions
+            .chain(cursors)
+            .chain(self.retained.keys().map(|topic| RowKey::Retained(topic.clone())))
+            .chain(self.queue.keys().map(|lsn| RowKey::Queue(*lsn)))
+            .chain(self.latest.keys().map(|topic| RowKey::Latest(topic.clone())))
+            .chain(self.sinks.keys().map(|sink| RowKey::Sink(sink.clone())))
+    }
+
+    /// Takes in a row. Rows may come in any order; call [`State::loaded`] after the last.
+    ///
+    /// # Errors
+    /// Where the bytes are no row.
+    pub fn load_row(&mut self, key: Bytes, value: Bytes) -> Result<(), CodecError> {
+        let mut r = Fields(value);
+        match RowKey::decode(key)? {
+            RowKey::Session(client) => take_session(&mut r, self.sessions.entry(client).or_default())?,
+            RowKey::Subscription(client, filter) => {
+                let subscription = Subscription { options: r.options()?, since: Lsn(r.int("since")?) };
+                self.sessions.entry(client).or_default().subscriptions.insert(filter, subscription);
+            }
+            RowKey::Received(client, id) => {
+                self.sessions.entry(client).or_default().received.insert(id);
+            }
+            RowKey::Outbound(client, packet_id) => {
+                let out = Outbound { packet_id, lsn: Lsn(r.int("lsn")?), received: r.bool("received")? };
+                self.sessions.entry(client).or_default().outbound.insert(packet_id, out);
+            }
+            RowKey::Cursor(client, filter) => {
+                let mut cursor = Cursor { start: Lsn(r.int("start")?), next: Lsn(r.int("next")?), ..Cursor::default() };
+                for _ in 0..r.int("count")? {
+                    cursor.acked.insert(Lsn(r.int("acknowledged")?));
+                }
+                self.cursors.entry(client).or_default().insert(filter, cursor);
+            }
+            RowKey::Retained(topic) => {
+                let (lsn, time_us) = (Lsn(r.int("lsn")?), r.int("time")?);
+                self.retained.insert(topic, StoredMessage { lsn, time_us, message: Arc::new(own(r.message()?)) });
+            }
+            RowKey::Queue(lsn) => {
+                self.queue.insert(lsn, r.text("topic")?);
+            }
+            RowKey::Latest(topic) => {
+                self.latest.insert(topic, Lsn(r.int("lsn")?));
+            }
+            RowKey::Sink(sink) => {
+                self.sinks.insert(sink, Lsn(r.int("next")?));
+            }
+        }
+        finish(&r)
+    }
+
+    /// Rebuilds what is derived from the rows, and takes `applied` as the state's place in the log.
+    pub fn loaded(&mut self, applied: Lsn) {
+        self.applied = applied;
+        self.epoch = self.sessions.values().map(|s| s.epoch).max().unwrap_or_default();
+        self.deadlines =
+            self.sessions.iter().filter_map(|(client, s)| s.deadline().map(|at| (at, client.clone()))).collect();
+        self.dirty.clear();
+    }
+}
+
+/// A message that shares nothing with a larger buffer it was read from.
+fn own(message: crate::event::Message) -> crate::event::Message {
+    let mut bytes = Vec::new();
+    put_message(&mut bytes, &message);
+    Fields(Bytes::from(bytes)).message().unwrap_or(message)
+}
+
+fn put_session(out: &mut Vec<u8>, s: &Session) {
+    put_int(out, s.epoch);
+    out.push(
+        u8::from(s.connected)
+            | (u8::from(s.ends_at_us.is_some()) << 1)
+            | (u8::from(s.will.is_some()) << 2)
+            | (u8::from(s.will_due_us.is_some()) << 3),
+    );
+    put_int(out, u64::from(s.expiry_s));
+    if let Some(at) = s.ends_at_us {
+        put_int(out, at);
+    }
+    put_bytes(out, s.username.as_bytes());
+    put_bytes(out, s.peer.as_bytes());
+    if let Some(will) = &s.will {
+        put_int(out, u64::from(will.delay_s));
+        put_message(out, &will.message);
+    }
+    if let Some(at) = s.will_due_us {
+        put_int(out, at);
+    }
+}
+
+fn take_session(r: &mut Fields, s: &mut Session) -> Result<(), CodecError> {
+    s.epoch = r.int("epoch")?;
+    let flags = r.u8("session flags")?;
+    s.connected = flags & 1 != 0;
+    s.expiry_s = r.int32("expiry")?;
+    if flags & 2 != 0 {
+        s.ends_at_us = Some(r.int("end")?);
+    }
+    s.username = r.text("username")?;
+    s.peer = r.text("peer")?;
+    if flags & 4 != 0 {
+        s.will = Some(Arc::new(Will { delay_s: r.int32("will delay")?, message: own(r.message()?) }));
+    }
+    if flags & 8 != 0 {
+        s.will_due_us = Some(r.int("will due")?);
+    }
+    Ok(())
+}

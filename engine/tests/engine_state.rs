@@ -1,0 +1,235 @@
+//! State is a function of the log: whatever happens to its index, the same state comes back.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::*;
+use forebay_engine::event::*;
+use forebay_engine::{Engine, Lsn, StateSource};
+
+/// All of state, as text.
+fn dump(engine: &Engine) -> String {
+    let mut sessions = engine.sessions();
+    sessions.sort_by(|a, b| a.client.cmp(&b.client));
+    let mut cursors = engine.cursors();
+    cursors.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+    let retained = engine.retained_matching("#");
+    format!(
+        "{sessions:#?}\n{cursors:#?}\n{retained:#?}\n{} queued\n{:?}",
+        engine.queued(),
+        engine.sink_position("sqlite/pool1")
+    )
+}
+
+/// A bit of everything.
+fn story(engine: &Engine) {
+    let will = Will { message: message("will", "gone", 1), delay_s: 60 };
+    let mut lasting = Client::connect_with(engine, "lasting", false, 3600, 20, vec![], Some(will));
+    lasting.subscribe("a/#", 2);
+    lasting.subscribe("pubsub/x", 1);
+    for i in 0..50 {
+        publish(engine, "a/b", &i.to_string(), 1);
+        publish(engine, "pubsub/x", &i.to_string(), 1);
+        publish(engine, "queue/q", &i.to_string(), 1);
+        apply(engine, &[published(Message { retain: true, ..message(&format!("kept/{i}"), "r", 1) })]);
+    }
+    let held = lasting.take(10);
+    lasting.settle(&held[3..7]);
+    apply(engine, &[Event::Sent(Sent { client: "lasting".into(), packet_id: 9, lsn: held[0].lsn })]);
+    let inbound = Published { message: message("in", "2", 2), packet_id: Some(77), epoch: lasting.epoch };
+    apply(
+        engine,
+        &[Event::Published(Published {
+            message: Message { publisher: "lasting".into(), ..inbound.message },
+            ..inbound
+        })],
+    );
+    let mut worker = Client::connect(engine, "worker", false, 0);
+    worker.subscribe("queue/#", 1);
+    let some = worker.take(5);
+    worker.settle(&some);
+    worker.disconnect();
+    apply(engine, &[Event::SinkPosition(SinkPosition { sink: "sqlite/pool1".into(), next: Lsn(7) })]);
+    lasting.disconnect();
+}
+
+fn reopen(dir: &Path) -> (Engine, StateSource) {
+    let (engine, report) = Engine::open(options(dir)).expect("the engine opens");
+    (engine, report.state)
+}
+
+#[test]
+fn a_closed_engine_opens_from_its_index_with_the_same_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    story(&engine);
+    engine.close();
+    let before = dump(&engine);
+    drop(engine);
+    let (engine, source) = reopen(dir.path());
+    assert_eq!(source, StateSource::Index);
+    assert_eq!(dump(&engine), before);
+}
+
+#[test]
+fn deleting_the_index_costs_time_and_not_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    story(&engine);
+    engine.close();
+    let before = dump(&engine);
+    drop(engine);
+    fs::remove_dir_all(dir.path().join("state/index")).unwrap();
+    let (engine, source) = reopen(dir.path());
+    assert_eq!(source, StateSource::Log);
+    assert_eq!(dump(&engine), before);
+    engine.close();
+    drop(engine);
+    let (engine, source) = reopen(dir.path());
+    assert_eq!(source, StateSource::Index, "the index was written anew");
+    assert_eq!(dump(&engine), before);
+}
+
+#[test]
+fn a_damaged_index_is_noticed_and_rebuilt() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    story(&engine);
+    engine.close();
+    let before = dump(&engine);
+    drop(engine);
+    let mut files = Vec::new();
+    let mut folders = vec![dir.path().join("state/index")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    assert!(!files.is_empty());
+    for (i, file) in files.iter().enumerate() {
+        // Each file once cut in half, once with flipped bytes all over it.
+        for flip in [true, false] {
+            let bytes = fs::read(file).unwrap_or_default();
+            if bytes.is_empty() {
+                continue;
+            }
+            let damaged: Vec<u8> = if flip {
+                bytes.iter().enumerate().map(|(at, b)| if at % 7 == i % 7 { b ^ 0x5a } else { *b }).collect()
+            } else {
+                bytes[..bytes.len() / 2].to_vec()
+            };
+            fs::write(file, damaged).unwrap();
+            let (engine, _) = reopen(dir.path());
+            assert_eq!(dump(&engine), before, "{} flip {flip}", file.display());
+            engine.close();
+        }
+    }
+}
+
+#[test]
+fn an_index_of_another_log_is_not_used() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for (dir, topic) in [(&dir, "kept/here"), (&other, "kept/there")] {
+        let engine = open(dir.path());
+        apply(&engine, &[published(Message { retain: true, ..message(topic, "r", 1) })]);
+        engine.close();
+    }
+    fs::remove_dir_all(dir.path().join("state")).unwrap();
+    fs::rename(other.path().join("state"), dir.path().join("state")).unwrap();
+    let (engine, source) = reopen(dir.path());
+    assert_eq!(source, StateSource::Log);
+    assert!(engine.retained("kept/here").is_some() && engine.retained("kept/there").is_none());
+}
+
+#[test]
+fn checkpoint_and_log_rebuild_state_after_the_log_was_trimmed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut with = options(dir.path());
+    with.checkpoint_bytes = 64 * 1024;
+    with.retention.bytes = 64 * 1024;
+    with.log.segment_bytes = 64 * 1024;
+    let (engine, _) = Engine::open(with.clone()).unwrap();
+    let lasting = Client::connect(&engine, "lasting", false, 3600);
+    apply(&engine, &[published(Message { retain: true, ..message("kept", "first", 1) })]);
+    lasting.disconnect();
+    let filler = "x".repeat(1000);
+    while engine.log().first() == Lsn::FIRST {
+        let events: Vec<_> = (0..50).map(|_| published(message("filler", &filler, 1))).collect();
+        apply(&engine, &events);
+    }
+    engine.close();
+    let before = dump(&engine);
+    drop(engine);
+    fs::remove_dir_all(dir.path().join("state/index")).unwrap();
+    let (engine, report) = Engine::open(with).unwrap();
+    assert_eq!(report.state, StateSource::Checkpoint);
+    assert_eq!(dump(&engine), before);
+    assert_eq!(engine.retained("kept").unwrap().message.payload, "first");
+}
+
+#[test]
+fn what_a_sink_has_not_stored_is_not_trimmed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut with = options(dir.path());
+    with.checkpoint_bytes = 64 * 1024;
+    with.retention.bytes = 0;
+    with.log.segment_bytes = 64 * 1024;
+    let (engine, _) = Engine::open(with).unwrap();
+    engine.hold_for_sinks(&["sqlite/pool1".into()]);
+    let filler = "x".repeat(1000);
+    let mut last = Lsn::NONE;
+    for _ in 0..30 {
+        let events: Vec<_> = (0..50).map(|_| published(message("filler", &filler, 1))).collect();
+        last = apply(&engine, &events);
+    }
+    assert_eq!(engine.log().first(), Lsn::FIRST);
+    apply(&engine, &[Event::SinkPosition(SinkPosition { sink: "sqlite/pool1".into(), next: last })]);
+    while engine.log().first() == Lsn::FIRST {
+        let events: Vec<_> = (0..50).map(|_| published(message("filler", &filler, 1))).collect();
+        apply(&engine, &events);
+    }
+    assert!(engine.log().first() <= last);
+}
+
+#[test]
+fn a_second_process_or_engine_on_the_folder_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    let error = Engine::open(options(dir.path())).unwrap_err();
+    assert!(matches!(error, forebay_engine::OpenError::Locked(_)), "{error}");
+    drop(engine);
+    open(dir.path());
+}
+
+#[test]
+fn a_will_that_was_owed_when_the_server_died_is_still_owed() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    let will = Will { message: message("will", "gone", 1), delay_s: 0 };
+    let client = Client::connect_with(&engine, "c", false, 0, 20, vec![], Some(will));
+    let gone = ClientDisconnected {
+        client: "c".into(),
+        epoch: client.epoch,
+        reason: DisconnectReason::ConnectionLost,
+        superseded: false,
+        cancel_will: false,
+        expiry_s: None,
+        positions: vec![],
+    };
+    apply(&engine, &[Event::ClientDisconnected(gone)]);
+    let epoch = client.epoch;
+    drop(client);
+    drop(engine);
+    let engine = open(dir.path());
+    let due = engine.due(engine.now_us());
+    assert_eq!(due.len(), 1);
+    let message =
+        Message { origin: Origin::Will, publisher: "c".into(), ..due[0].will.clone().unwrap().message.clone() };
+    apply(&engine, &[Event::Published(Published { message, packet_id: None, epoch })]);
+    assert!(engine.due(u64::MAX).is_empty());
+    assert!(engine.session("c").is_none());
+}
