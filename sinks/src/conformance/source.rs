@@ -1,0 +1,189 @@
+//! A log in memory that fills up while sinks read it.
+
+use std::sync::Arc;
+
+use bytestring::ByteString;
+use forebay_engine::event::{
+    AckOutcome, Acked, ClientConnected, ClientDisconnected, DisconnectReason, Message, Published, Unsubscribed,
+};
+use forebay_engine::log::{AppendError, ReadError};
+use forebay_engine::{Event, Lsn, MsgId, QoS, Record};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::source::{BoxFuture, RecordReader, Source};
+
+/// First record's time: 2024-01-01T00:00:00Z.
+pub const BEGIN_US: u64 = 1_704_067_200_000_000;
+
+/// A log in memory. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryLog {
+    records: Arc<Mutex<Vec<Record>>>,
+    grown: Arc<Notify>,
+    sink_positions: Arc<Mutex<std::collections::HashMap<String, Lsn>>>,
+    /// Records below are "trimmed".
+    first: Arc<Mutex<u64>>,
+}
+
+impl MemoryLog {
+    /// Appends an event.
+    pub fn push(&self, event: &Event) -> Lsn {
+        let mut body = Vec::new();
+        event.encode(&mut body);
+        let mut records = self.records.lock();
+        let lsn = Lsn(records.len() as u64 + 1);
+        if let Event::SinkPosition(p) = event {
+            self.sink_positions.lock().insert(p.sink.to_string(), p.next);
+        }
+        records.push(Record { lsn, time_us: BEGIN_US + lsn.0, kind: event.kind(), body: body.into() });
+        drop(records);
+        self.grown.notify_waiters();
+        lsn
+    }
+
+    /// Appends a message.
+    pub fn publish(&self, topic: &str, payload: &[u8], qos: QoS) -> Lsn {
+        self.message(Message {
+            topic: topic.into(),
+            payload: payload.to_vec().into(),
+            qos,
+            publisher: ByteString::from_static("publisher"),
+            ..Message::default()
+        })
+    }
+
+    /// Appends a message as it is.
+    pub fn message(&self, message: Message) -> Lsn {
+        self.push(&Event::Published(Published { message, packet_id: None, epoch: 1 }))
+    }
+
+    /// Appends an acknowledgement of a message.
+    pub fn ack(&self, client: &str, topic: &str, lsn: Lsn) -> Lsn {
+        self.push(&Event::Acked(Acked {
+            client: client.into(),
+            lsn,
+            time_us: BEGIN_US + lsn.0,
+            topic: topic.into(),
+            packet_id: None,
+            outcome: AckOutcome::Acknowledged,
+            cursors: Vec::new(),
+        }))
+    }
+
+    /// Appends an unsubscribe.
+    pub fn unsubscribe(&self, client: &str, filter: &str) -> Lsn {
+        self.push(&Event::Unsubscribed(Unsubscribed {
+            client: client.into(),
+            epoch: 1,
+            filter: filter.into(),
+            by_proxy: false,
+        }))
+    }
+
+    /// Appends a client's coming.
+    pub fn connect(&self, client: &str, epoch: u64) -> Lsn {
+        self.push(&Event::ClientConnected(ClientConnected {
+            client: client.into(),
+            epoch,
+            username: ByteString::new(),
+            peer: ByteString::new(),
+            protocol: 4,
+            keep_alive_s: 60,
+            clean_start: true,
+        }))
+    }
+
+    /// Appends a client's going.
+    pub fn disconnect(&self, client: &str, epoch: u64, superseded: bool) -> Lsn {
+        self.push(&Event::ClientDisconnected(ClientDisconnected {
+            client: client.into(),
+            epoch,
+            reason: DisconnectReason::Normal,
+            superseded,
+            cancel_will: true,
+            expiry_s: None,
+            positions: Vec::new(),
+        }))
+    }
+
+    /// Makes the log begin at `first`.
+    pub fn trim(&self, first: Lsn) {
+        *self.first.lock() = first.0;
+    }
+
+    /// Forgets the records from `end` on, as a restored backup of a log would.
+    pub fn truncate(&self, end: Lsn) {
+        self.sink_positions.lock().retain(|_, position| *position <= end);
+        self.records.lock().truncate(usize::try_from(end.0.saturating_sub(1)).unwrap_or(usize::MAX));
+    }
+
+    /// All events.
+    #[must_use]
+    pub fn events(&self) -> Vec<Event> {
+        self.records.lock().iter().filter_map(|r| Event::decode(r.kind, r.body.clone()).ok()).collect()
+    }
+}
+
+struct MemoryReader {
+    log: MemoryLog,
+    next: u64,
+}
+
+impl RecordReader for MemoryReader {
+    fn read(&mut self, max_records: usize, _max_bytes: usize, out: &mut Vec<Record>) -> Result<usize, ReadError> {
+        let from = usize::try_from(self.next.saturating_sub(1)).unwrap_or(usize::MAX);
+        let before = out.len();
+        out.extend(self.log.records.lock().iter().skip(from).take(max_records).cloned());
+        let read = out.len() - before;
+        self.next += read as u64;
+        Ok(read)
+    }
+}
+
+impl Source for MemoryLog {
+    fn log_id(&self) -> u64 {
+        0xf0f0_f0f0_f0f0_f0f0
+    }
+    fn first(&self) -> Lsn {
+        Lsn((*self.first.lock()).max(1))
+    }
+    fn durable_end(&self) -> Lsn {
+        Lsn(self.records.lock().len() as u64 + 1)
+    }
+    fn reader(&self, from: Lsn) -> Result<Box<dyn RecordReader>, ReadError> {
+        if from < self.first() {
+            return Err(ReadError::Trimmed { first: self.first() });
+        }
+        Ok(Box::new(MemoryReader { log: self.clone(), next: from.0 }))
+    }
+    fn wait(&self, lsn: Lsn) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let grown = self.grown.notified();
+            tokio::pin!(grown);
+            grown.as_mut().enable();
+            if self.durable_end() <= lsn {
+                grown.await;
+            }
+        })
+    }
+    fn append(&self, event: Event) -> BoxFuture<'_, Result<Lsn, AppendError>> {
+        Box::pin(async move { Ok(self.push(&event)) })
+    }
+    fn msgid(&self, lsn: Lsn, time_us: u64) -> MsgId {
+        MsgId::new(time_us, 7, lsn)
+    }
+    fn sink_position(&self, sink: &str) -> Option<Lsn> {
+        self.sink_positions.lock().get(sink).copied()
+    }
+    fn retained_at(&self, topic: &str) -> Option<u64> {
+        let records = self.records.lock();
+        records.iter().rev().find_map(|r| match Event::decode(r.kind, r.body.clone()) {
+            Ok(Event::Published(p)) if p.message.retain && &*p.message.topic == topic => Some(r.time_us),
+            _ => None,
+        })
+    }
+    fn now_us(&self) -> u64 {
+        BEGIN_US + self.records.lock().len() as u64
+    }
+}

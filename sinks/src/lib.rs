@@ -1,0 +1,31 @@
+//! Forebay's rules and database sinks.
+//!
+//! A *rule* says what is stored on which hook; a *pool* is a database with its connections; a *sink* is a pool's worker over the
+//! log. EMQ X `.conf` files and `forebay.toml` become the same [`rule::RuleSet`]; later stages can't tell.
+//!
+//! Order of reading: [`sink`] (what a database's author writes), [`runtime`] (everything else), [`memory`] (the smallest sink),
+//! [`sqlite`] (a real one), [`registry`] (how a configuration becomes running sinks).
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+pub mod dead_letter;
+pub mod lookup;
+pub mod memory;
+pub mod metrics;
+pub mod registry;
+pub mod rule;
+pub mod runtime;
+pub mod sink;
+pub mod source;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
+
+/// The databases this build can write to.
+pub const AVAILABLE: &[rule::Database] = &[
+    #[cfg(feature = "sqlite")]
+    rule::Database::Sqlite,
+];
+
+pub use lookup::Lookups;
+pub use registry::{Sinks, SinksOptions, StartError};
+pub use runtime::{SinkState, SinkStatus};

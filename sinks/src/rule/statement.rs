@@ -1,0 +1,240 @@
+//! Statements that users write: split at their `${…}` parameters and checked for what can't work.
+
+use super::names::{StatementKind, suggestion};
+use super::{Database, Hook, Param, Part, Statement};
+
+/// What is wrong with a statement: bytes `start..end` of its text are meant.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct StatementFault {
+    pub(super) start: usize,
+    pub(super) end: usize,
+    pub(super) message: String,
+    pub(super) help: Option<String>,
+}
+
+impl Statement {
+    /// Splits a statement for a hook of a database at its parameters.
+    pub(super) fn parse(source: &str, database: Database, hook: Hook) -> Result<Statement, Vec<StatementFault>> {
+        let mut faults = Vec::new();
+        let mut parts: Vec<Part> = Vec::new();
+        let mut at = 0;
+        let mut rest = source;
+        while let Some(open) = rest.find("${") {
+            let (text, tail) = rest.split_at_checked(open).unwrap_or((rest, ""));
+            push_text(&mut parts, text);
+            at += open;
+            let Some(close) = tail.find('}') else {
+                faults.push(fault(at, source.len(), "the parameter is not closed".into(), Some("expected `}`".into())));
+                rest = "";
+                break;
+            };
+            let name = tail.get(2..close).unwrap_or_default();
+            match check_param(name, database, hook) {
+                Ok(param) => parts.push(Part::Param(param)),
+                Err((message, help)) => faults.push(fault(at, at + close + 1, message, Some(help))),
+            }
+            at += close + 1;
+            rest = tail.get(close + 1..).unwrap_or_default();
+        }
+        push_text(&mut parts, rest);
+        match database.statements() {
+            Some(StatementKind::Commands) => check_command(source, &mut faults),
+            Some(_) => check_query(source, database, &mut faults),
+            None => {}
+        }
+        if faults.is_empty() { Ok(Statement { source: source.to_owned(), parts }) } else { Err(faults) }
+    }
+
+    /// The fields of a Redis command: split at single spaces of the text as written, so that a parameter never becomes
+    /// more than (a piece of) the field it stands in. A field is its pieces in order.
+    #[must_use]
+    pub fn fields(&self) -> Vec<Vec<Part>> {
+        let mut fields = vec![Vec::new()];
+        for part in &self.parts {
+            match part {
+                Part::Text(text) => {
+                    for (i, piece) in text.split(' ').enumerate() {
+                        if i > 0 {
+                            fields.push(Vec::new());
+                        }
+                        if let (Some(field), false) = (fields.last_mut(), piece.is_empty()) {
+                            field.push(Part::Text(piece.to_owned()));
+                        }
+                    }
+                }
+                Part::Param(param) => {
+                    if let Some(field) = fields.last_mut() {
+                        field.push(Part::Param(*param));
+                    }
+                }
+            }
+        }
+        fields
+    }
+}
+
+fn fault(start: usize, end: usize, message: String, help: Option<String>) -> StatementFault {
+    StatementFault { start, end, message, help }
+}
+
+fn push_text(parts: &mut Vec<Part>, text: &str) {
+    if !text.is_empty() {
+        parts.push(Part::Text(text.to_owned()));
+    }
+}
+
+fn check_param(name: &str, database: Database, hook: Hook) -> Result<Param, (String, String)> {
+    let available = hook.params(database);
+    let names: Vec<&str> = available.iter().map(|param| param.name()).collect();
+    match Param::parse(name) {
+        Some(param) if available.contains(&param) => Ok(param),
+        Some(_) => Err((
+            format!("`${{{name}}}` is not known at {hook} of {database}"),
+            format!("parameters there: {}", names.join(", ")),
+        )),
+        None => Err((format!("unknown parameter `${{{name}}}`"), suggestion(name, &names))),
+    }
+}
+
+fn check_command(source: &str, faults: &mut Vec<StatementFault>) {
+    let mut at = 0;
+    for (i, field) in source.split(' ').enumerate() {
+        if field.is_empty() {
+            let message = "an empty field".to_owned();
+            faults.push(fault(at, at + 1, message, Some("fields are separated by exactly one space".into())));
+        } else if i == 0 && field.contains("${") {
+            let message = "the command's name can't be a parameter".to_owned();
+            faults.push(fault(at, at + field.len(), message, Some("write the command, e.g. `SET`".into())));
+        }
+        at += field.len() + 1;
+    }
+}
+
+/// Walks over the text outside of quotation marks.
+fn check_query(source: &str, database: Database, faults: &mut Vec<StatementFault>) {
+    let mut quote: Option<char> = None;
+    let mut quote_at = 0;
+    let mut ended = false;
+    let mut unquoted = String::with_capacity(source.len());
+    let mut chars = source.char_indices().peekable();
+    while let Some((at, c)) = chars.next() {
+        match quote {
+            // MySQL's strings have backslash escapes; the standard's haven't.
+            Some(_) if c == '\\' && database == Database::Mysql => {
+                chars.next();
+            }
+            Some(_) if c == '$' && chars.peek().is_some_and(|(_, next)| *next == '{') => {
+                let end = source.get(at..).and_then(|rest| rest.find('}')).map_or(source.len(), |close| at + close + 1);
+                let message = "a parameter inside quotation marks is not replaced".to_owned();
+                faults.push(fault(
+                    at,
+                    end,
+                    message,
+                    Some("write it without them: its value is bound, never spliced in".into()),
+                ));
+            }
+            Some(open) => quote = (c != open).then_some(open),
+            None if matches!(c, '\'' | '"' | '`') => (quote, quote_at) = (Some(c), at),
+            None if ended && !c.is_whitespace() => {
+                let message = "a second statement in one text".to_owned();
+                faults.push(fault(at, source.len(), message, Some("give each its own entry in the list".into())));
+                return;
+            }
+            None if c == ';' => ended = true,
+            None => {}
+        }
+        unquoted.push(if quote.is_none() { c } else { ' ' });
+    }
+    if quote.is_some() {
+        faults.push(fault(quote_at, source.len(), "the quotation mark is not closed".to_owned(), None));
+    }
+    if source.trim().is_empty() {
+        faults.push(fault(0, source.len(), "an empty statement".to_owned(), None));
+    }
+    if database == Database::Cassandra && unquoted.split_whitespace().any(|word| word.eq_ignore_ascii_case("if")) {
+        let message =
+            "`IF` can't be used: statements carry the record's time, and Cassandra allows one of the two".to_owned();
+        let help = "without `IF` a statement can be repeated: a write with an older time never replaces a newer one";
+        faults.push(fault(0, source.len(), message, Some(help.to_owned())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(source: &str, database: Database, hook: Hook) -> Vec<(usize, usize, String)> {
+        let found = Statement::parse(source, database, hook).err().unwrap_or_default();
+        found.into_iter().map(|f| (f.start, f.end, format!("{}; {}", f.message, f.help.unwrap_or_default()))).collect()
+    }
+
+    #[test]
+    fn a_command_is_split_at_spaces_before_parameters_are_looked_at() {
+        let statement =
+            Statement::parse("HSET sub:${clientid}:x ${topic} ${qos}", Database::Redis, Hook::SessionSubscribed)
+                .unwrap();
+        assert_eq!(
+            statement.fields(),
+            [
+                vec![Part::Text("HSET".into())],
+                vec![Part::Text("sub:".into()), Part::Param(Param::ClientId), Part::Text(":x".into())],
+                vec![Part::Param(Param::Topic)],
+                vec![Part::Param(Param::Qos)],
+            ]
+        );
+    }
+
+    #[test]
+    fn fields_are_separated_by_exactly_one_space() {
+        for source in ["SET  a b", " SET a b", "SET a b ", ""] {
+            let found = faults(source, Database::Redis, Hook::ClientConnected);
+            assert!(found.iter().all(|f| f.2.contains("exactly one space")) && found.len() == 1, "{source} {found:?}");
+        }
+    }
+
+    #[test]
+    fn parameters_are_those_of_the_hook() {
+        let found = faults("insert into t values (${clientid}, ${payload})", Database::Mysql, Hook::MessageAcked);
+        assert_eq!(
+            found,
+            [(
+                35,
+                45,
+                "`${payload}` is not known at message.acked of mysql; parameters there: msgid, topic, clientid".into()
+            )]
+        );
+        let found = faults("delete from t where topic = ${topc}", Database::Mysql, Hook::MessageAcked);
+        assert_eq!(found, [(28, 35, "unknown parameter `${topc}`; did you mean `topic`?".into())]);
+        assert!(faults("RPUSH l ${message}", Database::Redis, Hook::MessagePublish).is_empty());
+        assert_eq!(faults("insert into t values (${message})", Database::Pgsql, Hook::MessagePublish).len(), 1);
+        assert_eq!(faults("SET a ${clientid", Database::Redis, Hook::ClientConnected).len(), 1);
+    }
+
+    #[test]
+    fn a_parameter_in_quotation_marks_is_refused() {
+        for source in [
+            "insert into t values ('${clientid}')",
+            "insert into t values ('it''s ${clientid}')",
+            "select \"${topic}\"",
+        ] {
+            assert!(
+                faults(source, Database::Pgsql, Hook::SessionSubscribed)[0].2.contains("inside quotation marks"),
+                "{source}"
+            );
+        }
+        assert!(
+            faults("insert into t values ('$', '{', ${clientid});", Database::Pgsql, Hook::ClientConnected).is_empty()
+        );
+        assert!(faults(r"insert into t values ('\'', ${clientid})", Database::Mysql, Hook::ClientConnected).is_empty());
+    }
+
+    #[test]
+    fn one_text_is_one_statement() {
+        assert_eq!(faults("delete from a; delete from b", Database::Sqlite, Hook::ClientConnected).len(), 1);
+        assert!(faults("insert into a values (';')", Database::Sqlite, Hook::ClientConnected).is_empty());
+        assert_eq!(
+            faults("insert into a(x) values (1) IF NOT EXISTS", Database::Cassandra, Hook::ClientConnected).len(),
+            1
+        );
+    }
+}

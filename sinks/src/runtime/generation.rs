@@ -1,0 +1,194 @@
+//! One generation of a sink after the other: connect, agree on the position, run until it ends.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use forebay_engine::Lsn;
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::task::JoinSet;
+
+use super::backoff::Breaker;
+use super::reader::Reader;
+use super::reporter;
+use super::status::SinkState;
+use super::tracker::Tracker;
+use super::worker::{Work, Worker};
+use super::{Shared, Stop};
+use crate::sink::{Kept, Sink, WriteError};
+
+/// How often a sink that waits for its operator looks again.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// Records on their way to one worker. Their bytes are bounded by [`super::RuntimeOptions::memory_bytes`].
+const QUEUE_RECORDS: usize = 8192;
+
+/// What the tasks of a generation share.
+pub(crate) struct Generation {
+    pub(crate) tracker: Arc<Tracker>,
+    pub(crate) breaker: Breaker,
+    pub(crate) memory: Arc<Semaphore>,
+    /// The database is behind what it had confirmed: begin anew.
+    pub(crate) restart: Notify,
+    /// It keeps positions.
+    pub(crate) keeps: bool,
+    /// A flush of the position is on its way to a worker.
+    pub(crate) flush_asked: AtomicBool,
+}
+
+/// Runs a sink until it is told to stop.
+pub(crate) async fn run<S: Sink>(shared: Arc<Shared<S>>) {
+    let mut stop = shared.stop.clone();
+    loop {
+        let begun = tokio::select! {
+            begun = begin(&shared) => begun,
+            _ = stop.wait_for(|s| *s != Stop::No) => break,
+        };
+        let (conn, start, kept) = begun;
+        let again = one(&shared, conn, start, kept).await;
+        if !again {
+            break;
+        }
+    }
+    shared.status.set(SinkState::Stopped);
+}
+
+/// Connects, and returns the connection with the place to begin at.
+async fn begin<S: Sink>(shared: &Arc<Shared<S>>) -> (S::Conn, Lsn, Kept) {
+    let breaker = Breaker::new(shared.options.backoff);
+    let mut attempt = 1;
+    loop {
+        shared.status.set(SinkState::Connecting { attempt });
+        let deadline = shared.options.request_deadline;
+        let reason = match tokio::time::timeout(deadline, agree(shared)).await {
+            Ok(Ok(begun)) => {
+                shared.status.set(SinkState::Running);
+                return begun;
+            }
+            Ok(Err(reason)) => reason,
+            Err(_) => format!("no answer within {} s", deadline.as_secs_f32()),
+        };
+        shared.status.error(reason.clone());
+        metrics::counter!(crate::metrics::FAILURES, "sink" => shared.name.clone(), "kind" => "connect").increment(1);
+        let (until, failures) = breaker.failure(Instant::now(), None);
+        if failures == 1 || failures.is_power_of_two() {
+            tracing::warn!(sink = shared.name, attempt = failures, reason, "not connected");
+        }
+        attempt = failures.saturating_add(1);
+        shared.status.set(SinkState::Waiting { until, why: reason });
+        tokio::select! {
+            () = tokio::time::sleep_until(until.into()) => {}
+            () = shared.control.reset.notified() => {}
+        }
+    }
+}
+
+async fn agree<S: Sink>(shared: &Arc<Shared<S>>) -> Result<(S::Conn, Lsn, Kept), String> {
+    let source = &shared.source;
+    let text = |e: WriteError| e.to_string();
+    let mut conn = shared.sink.connect().await.map_err(text)?;
+    let reset = *shared.control.reset_to.lock();
+    if let Some(to) = reset {
+        shared.sink.reset(&mut conn, source.log_id(), &shared.name, to).await.map_err(text)?;
+        *shared.control.reset_to.lock() = None;
+        tracing::info!(sink = shared.name, to = to.0, "position reset");
+    }
+    let kept = shared.sink.positions(&mut conn, source.log_id(), &shared.name).await.map_err(text)?;
+    let own = || source.sink_position(&shared.name);
+    let start = match (&kept, reset) {
+        (Kept::Never, Some(to)) => to,
+        (Kept::Never, None) => own().unwrap_or_else(|| source.first()),
+        // A new or wiped database is filled with all that the log still has.
+        (Kept::Nothing, _) => source.first(),
+        (Kept::At(p), _) => p.prefix.max(Lsn::FIRST),
+    };
+    let end = source.durable_end();
+    let highest = match &kept {
+        Kept::At(p) => p.lanes.iter().map(|(_, lsn)| *lsn).max().unwrap_or(start).max(start),
+        _ => start,
+    };
+    if highest > end {
+        return Err(format!(
+            "the database has stored up to record {highest}, the log ends at {end}: it belongs to a later state of this log. \
+             Restore the log, or run `forebay sink reset {} --to {end}` to go on from the log's end",
+            shared.name
+        ));
+    }
+    if start < source.first() {
+        return Err(format!(
+            "the database has stored up to record {start}, the log begins at {}: the records between were trimmed. \
+             Run `forebay sink reset {} --to {}` to go on without them",
+            source.first(),
+            shared.name,
+            source.first()
+        ));
+    }
+    Ok((conn, start, kept))
+}
+
+/// Runs one generation; true when another is to follow.
+async fn one<S: Sink>(shared: &Arc<Shared<S>>, conn: S::Conn, start: Lsn, kept: Kept) -> bool {
+    let keeps = kept != Kept::Never;
+    let stored = if let Kept::At(p) = kept { p.lanes } else { Vec::new() };
+    let tracker = Arc::new(Tracker::new(start, &stored));
+    *shared.control.tracker.lock() = Some(tracker.clone());
+    let memory = Arc::new(Semaphore::new(shared.options.memory_bytes.min(Semaphore::MAX_PERMITS)));
+    let breaker = Breaker::new(shared.options.backoff);
+    let generation = Arc::new(Generation {
+        tracker,
+        breaker,
+        memory,
+        restart: Notify::new(),
+        keeps,
+        flush_asked: AtomicBool::new(false),
+    });
+
+    let mut tasks = JoinSet::new();
+    let mut queues = Vec::new();
+    let mut conn = Some(conn);
+    for number in 0..shared.sink.connections().clamp(1, usize::from(crate::sink::LANES)) {
+        let (queue, receiver) = mpsc::channel::<Work<S::Op>>(QUEUE_RECORDS);
+        queues.push(queue);
+        let worker = Worker::new(shared.clone(), generation.clone(), number, receiver, conn.take());
+        tasks.spawn(worker.run());
+    }
+    let reporter_queue = queues.first().map(mpsc::Sender::downgrade);
+    tasks.spawn(Reader::new(shared.clone(), generation.clone(), queues, start).run());
+    let reporting = tokio::spawn(reporter::run(shared.clone(), generation.clone(), reporter_queue));
+
+    let mut stop = shared.stop.clone();
+    let again = tokio::select! {
+        () = async { while tasks.join_next().await.is_some() {} } => *stop.borrow_and_update() == Stop::No,
+        () = generation.restart.notified() => true,
+        () = reset_asked(shared) => true,
+    };
+    tasks.abort_all();
+    while tasks.join_next().await.is_some() {}
+    reporting.abort();
+    let _ended = reporting.await;
+    if !again {
+        reporter::last(shared, &generation).await;
+    } else if *stop.borrow() == Stop::No {
+        // A task that ended by itself says why in the status; don't spin on it.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    again && *stop.borrow() == Stop::No
+}
+
+/// Resolves when a reset waits to be carried out. (The notification of one that `begin` has carried out may still be there.)
+async fn reset_asked<S: Sink>(shared: &Shared<S>) {
+    loop {
+        shared.control.reset.notified().await;
+        if shared.control.reset_to.lock().is_some() {
+            return;
+        }
+    }
+}
+
+/// Waits for an operator, without spinning.
+pub(crate) async fn hold<S: Sink>(shared: &Shared<S>, why: String) {
+    tracing::error!(sink = shared.name, why, "held");
+    shared.status.error(why.clone());
+    shared.status.set(SinkState::Waiting { until: Instant::now() + LOOK_AGAIN, why });
+    tokio::time::sleep(LOOK_AGAIN).await;
+}

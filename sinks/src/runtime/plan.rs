@@ -1,0 +1,152 @@
+//! Which rules a record concerns, and which lane it has. Pure.
+
+use forebay_engine::event::{AckOutcome, Origin, QoS};
+use forebay_engine::{Event, topic};
+
+use crate::rule::{Action, Database, Function, Hook, Rule, RuleSet};
+use crate::sink::LANES;
+
+/// Where a record's operations run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// After everything before it of the same lane.
+    One(u16),
+    /// After everything before it, and before everything after it.
+    Barrier,
+}
+
+/// The rules of one pool, in the order they run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    sink: String,
+    rules: Vec<Rule>,
+}
+
+impl Plan {
+    /// The rules of `pool` in a set; `sink` is the name of the pool's sink.
+    #[must_use]
+    pub fn of_pool(set: &RuleSet, database: Database, pool: &str, sink: &str) -> Plan {
+        let mut rules: Vec<Rule> =
+            set.rules.iter().filter(|r| r.database == database && r.pool == pool).cloned().collect();
+        rules.sort_by_key(|r| (r.hook, r.number));
+        Plan { sink: sink.to_owned(), rules }
+    }
+
+    /// The rules, in the order they run.
+    #[must_use]
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// Rules that concern the event, with their index.
+    pub fn matching<'a>(&'a self, event: &'a Event) -> impl Iterator<Item = (usize, &'a Rule)> + 'a {
+        let subject = Subject::of(event);
+        let imported = is_import_of(event, &self.sink);
+        self.rules.iter().enumerate().filter(move |(_, rule)| {
+            let Some(subject) = &subject else { return false };
+            rule.hook == subject.hook
+                && !imported
+                && topic_fits(rule, subject.topic)
+                && match &rule.action {
+                    Action::Function(function) => applies(*function, event),
+                    Action::Statements(_) => statements_apply(event),
+                }
+        })
+    }
+
+    /// True when the event is a row that was imported from this very sink: it is not written back there.
+    #[must_use]
+    pub fn is_own_import(&self, event: &Event) -> bool {
+        is_import_of(event, &self.sink)
+    }
+}
+
+fn is_import_of(event: &Event, own: &str) -> bool {
+    matches!(event, Event::Published(p) if matches!(&p.message.origin, Origin::Import { sink, .. } if *sink == own))
+}
+
+struct Subject<'a> {
+    hook: Hook,
+    topic: Option<&'a str>,
+}
+
+impl<'a> Subject<'a> {
+    fn of(event: &'a Event) -> Option<Subject<'a>> {
+        let (hook, topic) = match event {
+            Event::SessionOpened(s) if !s.resumed => (Hook::SessionCreated, None),
+            Event::ClientConnected(_) => (Hook::ClientConnected, None),
+            Event::ClientDisconnected(_) => (Hook::ClientDisconnected, None),
+            Event::Subscribed(s) => (Hook::SessionSubscribed, Some(&*s.filter)),
+            Event::Unsubscribed(u) => (Hook::SessionUnsubscribed, Some(&*u.filter)),
+            Event::Published(p) => (Hook::MessagePublish, Some(&*p.message.topic)),
+            Event::Delivered(d) => (Hook::MessageDeliver, Some(&*d.topic)),
+            Event::Acked(a) => (Hook::MessageAcked, Some(&*a.topic)),
+            _ => return None,
+        };
+        Some(Subject { hook, topic })
+    }
+}
+
+fn topic_fits(rule: &Rule, subject: Option<&str>) -> bool {
+    match (rule.topic.as_deref(), subject) {
+        (None, _) | (Some(_), None) => true,
+        (Some(filter), Some(subject)) if topic::has_wildcard(subject) => topic::overlaps(filter, subject),
+        (Some(filter), Some(subject)) => topic::matches(filter, subject),
+    }
+}
+
+/// True when a function of the guide has something to store for this event (the same for every database).
+#[must_use]
+pub fn applies(function: Function, event: &Event) -> bool {
+    match (function, event) {
+        (Function::ClientConnected, Event::ClientConnected(_)) => true,
+        (Function::ClientDisconnected, Event::ClientDisconnected(d)) => !d.superseded,
+        (Function::MessagePublish, Event::Published(p)) => p.message.qos > QoS::AtMostOnce,
+        (Function::MessageStore | Function::MessageStoreKeepLatest, Event::Published(_)) => true,
+        (Function::MessageRetain, Event::Published(p)) => p.message.retain && !p.message.payload.is_empty(),
+        (Function::RetainDelete, Event::Published(p)) => p.message.retain && p.message.payload.is_empty(),
+        (Function::AckedDelete, Event::Unsubscribed(_)) => true,
+        (
+            Function::MessageAcked
+            | Function::MessageAckedForQueue
+            | Function::MessageAckedForPubsub
+            | Function::MessageAckedForKeepLatest,
+            Event::Acked(_),
+        ) => true,
+        _ => false,
+    }
+}
+
+/// A user's statement runs where its hook fired; an acknowledgement that nobody sent is none.
+fn statements_apply(event: &Event) -> bool {
+    match event {
+        Event::Acked(a) => !matches!(a.outcome, AckOutcome::Expired | AckOutcome::TooLarge),
+        _ => true,
+    }
+}
+
+/// The lane of an event.
+#[must_use]
+pub fn lane(event: &Event) -> Lane {
+    match event {
+        Event::Published(p) => Lane::One(hash(&p.message.topic)),
+        Event::Delivered(d) => Lane::One(hash(&d.topic)),
+        Event::Acked(a) => Lane::One(hash(&a.topic)),
+        Event::Subscribed(s) => Lane::One(hash(&s.filter)),
+        Event::Unsubscribed(u) if topic::has_wildcard(&u.filter) => Lane::Barrier,
+        Event::Unsubscribed(u) => Lane::One(hash(&u.filter)),
+        Event::SessionOpened(s) => Lane::One(hash(&s.client)),
+        Event::ClientConnected(c) => Lane::One(hash(&c.client)),
+        Event::ClientDisconnected(d) => Lane::One(hash(&d.client)),
+        _ => Lane::One(0),
+    }
+}
+
+/// FNV-1a. Stored positions depend on it: it must never change.
+fn hash(key: &str) -> u16 {
+    let mut h: u64 = 0xcbf2_9ce4_8422_2325;
+    for b in key.bytes() {
+        h = (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3);
+    }
+    ((h ^ (h >> 32)) % u64::from(LANES)) as u16
+}

@@ -1,0 +1,81 @@
+//! Tells the engine how far the sink is, so that the log can be trimmed.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytestring::ByteString;
+use forebay_engine::event::SinkPosition;
+use forebay_engine::{Event, Lsn};
+use tokio::sync::mpsc::WeakSender;
+
+use super::Shared;
+use super::generation::Generation;
+use super::worker::Work;
+use crate::metrics::{LAG_RECORDS, LAG_SECONDS};
+use crate::sink::Sink;
+
+/// How often it looks.
+const TICK: Duration = Duration::from_millis(50);
+
+pub(crate) async fn run<S: Sink>(
+    shared: Arc<Shared<S>>,
+    generation: Arc<Generation>,
+    queue: Option<WeakSender<Work<S::Op>>>,
+) {
+    let mut reported = shared.source.sink_position(&shared.name).unwrap_or(Lsn::NONE);
+    let mut last = Instant::now();
+    loop {
+        tokio::time::sleep(TICK).await;
+        gauges(&shared, &generation);
+        let prefix = generation.tracker.noteworthy_prefix();
+        let due = last.elapsed() >= shared.options.report_every;
+        if prefix == reported || !(due || prefix.0.saturating_sub(reported.0) >= shared.options.report_records) {
+            continue;
+        }
+        if generation.keeps && generation.tracker.stored_prefix() < prefix {
+            // The database's own position moves first: it is the one that counts at the next connect.
+            flush(&generation, queue.as_ref());
+        }
+        let next = if generation.keeps { generation.tracker.stored_prefix().min(prefix) } else { prefix };
+        if next != reported && report(&shared, next).await {
+            reported = next;
+            last = Instant::now();
+        }
+    }
+}
+
+fn flush<Op>(generation: &Generation, queue: Option<&WeakSender<Work<Op>>>) {
+    let Some(queue) = queue.and_then(WeakSender::upgrade) else { return };
+    if !generation.flush_asked.swap(true, Ordering::AcqRel) && queue.try_send(Work::flush()).is_err() {
+        // A full queue means batches are on their way, and each of them stores the position too.
+        generation.flush_asked.store(false, Ordering::Release);
+    }
+}
+
+/// The last report before the end.
+pub(crate) async fn last<S: Sink>(shared: &Shared<S>, generation: &Generation) {
+    let prefix = generation.tracker.noteworthy_prefix();
+    let next = if generation.keeps { generation.tracker.stored_prefix().min(prefix) } else { prefix };
+    if shared.source.sink_position(&shared.name).unwrap_or(Lsn::NONE) < next {
+        report(shared, next).await;
+    }
+}
+
+async fn report<S: Sink>(shared: &Shared<S>, next: Lsn) -> bool {
+    let event = Event::SinkPosition(SinkPosition { sink: ByteString::from(shared.name.as_str()), next });
+    match shared.source.append(event).await {
+        Ok(_) => true,
+        Err(error) => {
+            tracing::warn!(sink = shared.name, %error, "position not reported");
+            false
+        }
+    }
+}
+
+fn gauges<S: Sink>(shared: &Shared<S>, generation: &Generation) {
+    let behind = shared.source.durable_end().0.saturating_sub(generation.tracker.prefix().0);
+    metrics::gauge!(LAG_RECORDS, "sink" => shared.name.clone()).set(behind as f64);
+    let age = generation.tracker.oldest_us().map_or(0, |t| shared.source.now_us().saturating_sub(t));
+    metrics::gauge!(LAG_SECONDS, "sink" => shared.name.clone()).set(age as f64 / 1e6);
+}

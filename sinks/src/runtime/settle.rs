@@ -1,0 +1,334 @@
+//! Brings a batch to its end: every operation of it is stored or buried, whatever it takes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Instant;
+
+use bytes::Bytes;
+use forebay_engine::Lsn;
+
+use super::backoff::Admit;
+use super::status::SinkState;
+use super::worker::{End, Work, Worker};
+use super::{Shared, Stop};
+use crate::dead_letter::DeadLetter;
+use crate::metrics::{BATCHES, DEAD_LETTERS, FAILURES, STORED_OPERATIONS, WRITE_SECONDS};
+use crate::rule::Hook;
+use crate::sink::{Batch, Entry, Kept, Positions, Sink, Verdict, WriteError};
+
+/// A part of a batch that is sent in one call.
+struct Chunk<Op> {
+    entries: Vec<Entry<Op>>,
+    /// Records that are done once this is stored, with their lanes.
+    records: Vec<(Lsn, u16)>,
+    /// Store the position though nothing else is left to store.
+    positions: bool,
+}
+
+/// What dead letters need of a batch: the original records, and attempts so far.
+struct Context {
+    originals: HashMap<Lsn, (u8, Bytes)>,
+    attempts: HashMap<(Lsn, usize, u32), u32>,
+}
+
+impl<S: Sink> Worker<S> {
+    /// Stores a batch; returns when each of its records is done.
+    pub(crate) async fn settle(&mut self, works: Vec<Work<S::Op>>) -> Result<(), End> {
+        let mut context = Context { originals: HashMap::new(), attempts: HashMap::new() };
+        let mut chunk = Chunk { entries: Vec::new(), records: Vec::new(), positions: self.generation.keeps };
+        let mut permits = Vec::with_capacity(works.len());
+        for work in works {
+            if work.lsn != Lsn::NONE {
+                context.originals.insert(work.lsn, (work.kind, work.body));
+                chunk.records.push((work.lsn, work.lane));
+            }
+            chunk.entries.extend(work.entries);
+            permits.push(work.permit);
+        }
+        let mut parts = vec![chunk];
+        while let Some(part) = parts.pop() {
+            self.part(part, &mut parts, &mut context).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends one part until it is stored, or splits it. Parts that are left are pushed so that the earliest is on top.
+    async fn part(
+        &mut self,
+        mut chunk: Chunk<S::Op>,
+        parts: &mut Vec<Chunk<S::Op>>,
+        context: &mut Context,
+    ) -> Result<(), End> {
+        loop {
+            self.connected(&mut chunk).await?;
+            if chunk.entries.is_empty() && !chunk.positions {
+                self.done(&chunk, None);
+                return Ok(());
+            }
+            let positions = chunk.positions.then(|| self.positions(&chunk));
+            let began = Instant::now();
+            let error = match self.send(&chunk, positions.as_ref()).await {
+                Ok(()) => {
+                    self.stored(&chunk, positions.as_ref(), began);
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            match error {
+                WriteError::Items(items) => {
+                    self.answered("items");
+                    self.items(&mut chunk, items, context).await?;
+                }
+                WriteError::Whole(error) if chunk.entries.is_empty() => {
+                    self.failed("whole", None, format!("position refused: {error}"))?;
+                }
+                WriteError::Whole(error) if chunk.entries.len() == 1 => {
+                    self.answered("whole");
+                    let entry = chunk.entries.remove(0);
+                    self.bury(&entry, error.to_string(), 1, context).await;
+                }
+                WriteError::Whole(_) => {
+                    self.answered("whole");
+                    bisect(chunk, parts);
+                    return Ok(());
+                }
+                WriteError::Disconnected(error) => {
+                    self.conn = None;
+                    self.failed("disconnected", None, error.to_string())?;
+                }
+                WriteError::Busy { wait, cause } => self.failed("busy", wait, cause.to_string())?,
+            }
+        }
+    }
+
+    /// Opens the connection where there is none, and drops what the database already has (the outcome of a lost commit).
+    async fn connected(&mut self, chunk: &mut Chunk<S::Op>) -> Result<(), End> {
+        loop {
+            while let Admit::Wait(wait) = self.generation.breaker.admit(Instant::now()) {
+                let mut stop = self.shared.stop.clone();
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    _ = stop.wait_for(|s| *s != Stop::No) => return Err(End),
+                }
+            }
+            if self.conn.is_some() {
+                return Ok(());
+            }
+            let shared = self.shared.clone();
+            let connect = async {
+                let mut conn = shared.sink.connect().await?;
+                let kept = shared.sink.positions(&mut conn, shared.source.log_id(), &shared.name).await?;
+                Ok::<_, WriteError>((conn, kept))
+            };
+            match tokio::time::timeout(shared.options.request_deadline, connect).await {
+                Ok(Ok((conn, kept))) => {
+                    self.generation.breaker.success();
+                    self.conn = Some(conn);
+                    return self.reconcile(&kept, chunk);
+                }
+                Ok(Err(error)) => self.failed("connect", None, error.to_string())?,
+                Err(_) => self.failed("timeout", None, "no answer while connecting".to_owned())?,
+            }
+        }
+    }
+
+    fn reconcile(&mut self, kept: &Kept, chunk: &mut Chunk<S::Op>) -> Result<(), End> {
+        let tracker = &self.generation.tracker;
+        let positions = match kept {
+            Kept::Never => return Ok(()),
+            Kept::Nothing => Positions::default(),
+            Kept::At(positions) => positions.clone(),
+        };
+        let lanes: BTreeMap<u16, Lsn> = positions.lanes.iter().copied().collect();
+        let held = |lane: u16| lanes.get(&lane).copied().unwrap_or(Lsn::NONE);
+        // Before its first write a database has no position at all, and that is no step back.
+        let began_empty = *kept == Kept::Nothing && (0..crate::sink::LANES).all(|l| tracker.lane(l) == Lsn::NONE);
+        let behind = (0..crate::sink::LANES).any(|l| held(l) < tracker.lane(l));
+        if !began_empty && (behind || positions.prefix < tracker.stored_prefix()) {
+            let why =
+                "the database is behind what it had confirmed (restored or replaced?): beginning again at its position";
+            tracing::warn!(sink = self.shared.name, why);
+            self.shared.status.error(why.to_owned());
+            self.generation.restart.notify_one();
+            return Err(End);
+        }
+        let lane_of: HashMap<Lsn, u16> = chunk.records.iter().copied().collect();
+        chunk.entries.retain(|e| lane_of.get(&e.lsn).is_none_or(|lane| e.lsn >= held(*lane)));
+        Ok(())
+    }
+
+    fn positions(&self, chunk: &Chunk<S::Op>) -> Positions {
+        let mut lanes: BTreeMap<u16, Lsn> = BTreeMap::new();
+        for (lsn, lane) in &chunk.records {
+            let slot = lanes.entry(*lane).or_default();
+            *slot = (*slot).max(lsn.next());
+        }
+        Positions {
+            log_id: self.shared.source.log_id(),
+            sink: self.shared.name.clone(),
+            lanes: lanes.into_iter().collect(),
+            prefix: self.generation.tracker.prefix(),
+        }
+    }
+
+    async fn send(&mut self, chunk: &Chunk<S::Op>, positions: Option<&Positions>) -> Result<(), WriteError> {
+        let Some(conn) = self.conn.as_mut() else {
+            return Err(WriteError::Disconnected("there is no connection".into()));
+        };
+        let batch = Batch { entries: &chunk.entries, positions };
+        let deadline = self.shared.options.request_deadline;
+        match tokio::time::timeout(deadline, self.shared.sink.write(conn, batch)).await {
+            Ok(result) => result,
+            // The outcome is unknown, so the connection is not used again.
+            Err(_) => Err(WriteError::Disconnected(format!("no answer within {} s", deadline.as_secs_f32()).into())),
+        }
+    }
+
+    fn stored(&mut self, chunk: &Chunk<S::Op>, positions: Option<&Positions>, began: Instant) {
+        let took = began.elapsed();
+        let name = || self.shared.name.clone();
+        metrics::counter!(STORED_OPERATIONS, "sink" => name()).increment(chunk.entries.len() as u64);
+        metrics::counter!(BATCHES, "sink" => name()).increment(1);
+        metrics::histogram!(WRITE_SECONDS, "sink" => name()).record(took.as_secs_f64());
+        self.generation.breaker.success();
+        self.shared.status.stored(chunk.entries.len());
+        self.adapt(chunk.entries.len(), took);
+        self.done(chunk, positions);
+    }
+
+    fn done(&self, chunk: &Chunk<S::Op>, positions: Option<&Positions>) {
+        let lanes = positions.map_or(&[][..], |p| &p.lanes);
+        let records = chunk.records.iter().map(|(lsn, _)| *lsn);
+        self.generation.tracker.finish(records, lanes, positions.map(|p| p.prefix));
+    }
+
+    /// The database answered, if only to refuse: the link is fine.
+    fn answered(&self, kind: &'static str) {
+        self.generation.breaker.success();
+        metrics::counter!(FAILURES, "sink" => self.shared.name.clone(), "kind" => kind).increment(1);
+    }
+
+    /// The database is not there or not able: wait. A sink that is stopping does not wait.
+    fn failed(&self, kind: &'static str, wait: Option<std::time::Duration>, why: String) -> Result<(), End> {
+        metrics::counter!(FAILURES, "sink" => self.shared.name.clone(), "kind" => kind).increment(1);
+        let (until, failures) = self.generation.breaker.failure(Instant::now(), wait);
+        if failures.is_power_of_two() {
+            tracing::warn!(sink = self.shared.name, kind, failures, why, "not stored yet");
+        }
+        self.shared.status.error(why.clone());
+        self.shared.status.set(SinkState::Waiting { until, why });
+        if *self.shared.stop.borrow() == Stop::No { Ok(()) } else { Err(End) }
+    }
+
+    /// Keeps of a chunk what is to be sent again, and buries what can't be stored.
+    async fn items(
+        &mut self,
+        chunk: &mut Chunk<S::Op>,
+        items: Vec<(usize, Verdict)>,
+        context: &mut Context,
+    ) -> Result<(), End> {
+        let atomic = self.shared.sink.atomic();
+        let mut verdicts: HashMap<usize, Verdict> = items.into_iter().collect();
+        let mut keep = Vec::new();
+        let mut again = None;
+        for (index, entry) in std::mem::take(&mut chunk.entries).into_iter().enumerate() {
+            match verdicts.remove(&index) {
+                None if atomic => keep.push(entry),
+                None => self.shared.status.stored(1),
+                Some(Verdict::Bury(error)) => self.bury(&entry, error.to_string(), 1, context).await,
+                Some(Verdict::Retry(error)) => {
+                    let attempts = context.attempts.entry((entry.lsn, entry.rule, entry.place)).or_default();
+                    *attempts = attempts.saturating_add(1);
+                    let attempts = *attempts;
+                    if attempts >= self.shared.options.attempts_max {
+                        self.bury(&entry, error.to_string(), attempts, context).await;
+                    } else {
+                        again = Some(error.to_string());
+                        keep.push(entry);
+                    }
+                }
+            }
+        }
+        chunk.entries = keep;
+        again.map_or(Ok(()), |why| self.failed("items", None, why))
+    }
+
+    async fn bury(&mut self, entry: &Entry<S::Op>, reason: String, attempts: u32, context: &Context) {
+        let mut letter = letter(&self.shared, entry.rule, entry.place, entry.lsn, entry.time_us);
+        letter.reason = reason;
+        letter.statement = self.shared.sink.render(&entry.op);
+        letter.attempts = attempts;
+        if let Some((kind, body)) = context.originals.get(&entry.lsn) {
+            letter.kind = *kind;
+            letter.body = body.clone();
+        }
+        bury(&self.shared, &letter).await;
+    }
+}
+
+/// Puts the halves of a chunk on the stack. Records stay whole while there are several; a single record is taken apart operation
+/// by operation, without positions but for the last.
+fn bisect<Op>(mut chunk: Chunk<Op>, parts: &mut Vec<Chunk<Op>>) {
+    if chunk.records.len() > 1 {
+        let late_records = chunk.records.split_off(chunk.records.len() / 2);
+        let late: std::collections::HashSet<Lsn> = late_records.iter().map(|(lsn, _)| *lsn).collect();
+        let (late_entries, entries): (Vec<_>, Vec<_>) = chunk.entries.into_iter().partition(|e| late.contains(&e.lsn));
+        parts.push(Chunk { entries: late_entries, records: late_records, positions: chunk.positions });
+        parts.push(Chunk { entries, records: chunk.records, positions: chunk.positions });
+    } else {
+        let rest = chunk.entries.split_off(1);
+        parts.push(Chunk { entries: rest, records: chunk.records, positions: chunk.positions });
+        parts.push(Chunk { entries: chunk.entries, records: Vec::new(), positions: false });
+    }
+}
+
+/// A letter about an operation, to be completed.
+pub(crate) fn letter<S: Sink>(shared: &Shared<S>, rule: usize, place: u32, lsn: Lsn, time_us: u64) -> DeadLetter {
+    let now = shared.source.now_us();
+    let rule = shared.plan.rules().get(rule);
+    DeadLetter {
+        id: 0,
+        lsn: lsn.0,
+        time_us,
+        sink: shared.name.clone(),
+        hook: rule.map_or("", |r| hook_name(r.hook)).to_owned(),
+        rule: rule.map_or(0, |r| r.number),
+        rule_at: rule.map(|r| r.at.to_string()).unwrap_or_default(),
+        place,
+        reason: String::new(),
+        statement: String::new(),
+        attempts: 1,
+        first_seen_us: now,
+        last_seen_us: now,
+        kind: 0,
+        body: Bytes::new(),
+    }
+}
+
+/// Buries a letter; while that fails the sink stands still, because going on would lose the record.
+pub(crate) async fn bury<S: Sink>(shared: &Shared<S>, letter: &DeadLetter) {
+    tracing::warn!(
+        sink = shared.name,
+        lsn = letter.lsn,
+        rule = letter.rule_at,
+        reason = letter.reason,
+        "to the dead letters"
+    );
+    while let Err(error) = shared.letters.bury(letter).await {
+        super::generation::hold(shared, error.to_string()).await;
+    }
+    metrics::counter!(DEAD_LETTERS, "sink" => shared.name.clone()).increment(1);
+}
+
+/// A hook as the configuration spells it.
+pub(crate) fn hook_name(hook: Hook) -> &'static str {
+    match hook {
+        Hook::ClientConnected => "client.connected",
+        Hook::ClientDisconnected => "client.disconnected",
+        Hook::SessionCreated => "session.created",
+        Hook::SessionSubscribed => "session.subscribed",
+        Hook::SessionUnsubscribed => "session.unsubscribed",
+        Hook::MessagePublish => "message.publish",
+        Hook::MessageDeliver => "message.deliver",
+        Hook::MessageAcked => "message.acked",
+    }
+}

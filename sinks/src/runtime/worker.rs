@@ -1,0 +1,190 @@
+//! One worker per connection: gathers a batch, has it settled, begins anew.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use forebay_engine::Lsn;
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, mpsc};
+use tokio::time::Instant;
+
+use super::generation::Generation;
+use super::{Replay, Shared, Stop};
+use crate::sink::{Entry, Sink};
+
+/// A record's operations on their way to the database.
+pub(crate) struct Work<Op> {
+    /// [`Lsn::NONE`] for a flush of the position.
+    pub(crate) lsn: Lsn,
+    pub(crate) lane: u16,
+    pub(crate) entries: Vec<Entry<Op>>,
+    pub(crate) weight: usize,
+    /// Returns the bytes when dropped.
+    pub(crate) permit: Option<OwnedSemaphorePermit>,
+    pub(crate) kind: u8,
+    pub(crate) body: Bytes,
+}
+
+impl<Op> Work<Op> {
+    /// Asks for the position to be stored though there is nothing else to store.
+    pub(crate) fn flush() -> Self {
+        Work { lsn: Lsn::NONE, lane: 0, entries: Vec::new(), weight: 0, permit: None, kind: 0, body: Bytes::new() }
+    }
+}
+
+/// The worker is to end: the sink stops, or the generation is over.
+pub(crate) struct End;
+
+/// Smallest batch that adaption goes down to.
+const LIMIT_MIN: usize = 16;
+
+/// How often upkeep runs when there is nothing to remove.
+const UPKEEP_EVERY: Duration = Duration::from_secs(10);
+
+pub(crate) struct Worker<S: Sink> {
+    pub(crate) shared: Arc<Shared<S>>,
+    pub(crate) generation: Arc<Generation>,
+    pub(crate) conn: Option<S::Conn>,
+    number: usize,
+    queue: mpsc::Receiver<Work<S::Op>>,
+    limit: usize,
+    upkeep_at: Instant,
+}
+
+enum Next<Op> {
+    Work(Work<Op>),
+    Replay(Replay),
+    Upkeep,
+    Closed,
+}
+
+impl<S: Sink> Worker<S> {
+    pub(crate) fn new(
+        shared: Arc<Shared<S>>,
+        generation: Arc<Generation>,
+        number: usize,
+        queue: mpsc::Receiver<Work<S::Op>>,
+        conn: Option<S::Conn>,
+    ) -> Self {
+        let limit = (shared.sink.limits().operations / 4).max(LIMIT_MIN);
+        Worker { shared, generation, conn, number, queue, limit, upkeep_at: Instant::now() }
+    }
+
+    pub(crate) async fn run(mut self) {
+        // Dead letters come back through the first worker; the others have no need of the channel.
+        let mut replays = if self.number == 0 { Some(self.shared.replays.clone().lock_owned().await) } else { None };
+        loop {
+            if !self.unpaused().await {
+                return;
+            }
+            let flow = match self.next(replays.as_mut()).await {
+                Next::Closed => {
+                    let tracker = &self.generation.tracker;
+                    if self.generation.keeps && tracker.stored_prefix() < tracker.prefix() {
+                        // What the last batches finished; without it the next start would look at them again.
+                        let _stopping_anyway = self.settle(Vec::new()).await;
+                    }
+                    return;
+                }
+                Next::Work(first) => {
+                    let batch = self.gather(first).await;
+                    // A pause that came meanwhile holds this batch back, too.
+                    if !self.unpaused().await {
+                        return;
+                    }
+                    self.settle(batch).await
+                }
+                Next::Replay(replay) => self.replay(replay).await,
+                Next::Upkeep => self.upkeep().await,
+            };
+            if flow.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits out a pause; false when the sink stops meanwhile.
+    async fn unpaused(&mut self) -> bool {
+        let (mut paused, mut stop) = (self.shared.paused.clone(), self.shared.stop.clone());
+        if !*paused.borrow() {
+            return true;
+        }
+        tokio::select! {
+            gone = paused.wait_for(|p| !*p) => gone.is_ok(),
+            _ = stop.wait_for(|s| *s != Stop::No) => false,
+        }
+    }
+
+    async fn next(&mut self, replays: Option<&mut OwnedMutexGuard<mpsc::Receiver<Replay>>>) -> Next<S::Op> {
+        let replay = async {
+            match replays {
+                Some(replays) => match replays.recv().await {
+                    Some(replay) => replay,
+                    None => std::future::pending().await,
+                },
+                None => std::future::pending().await,
+            }
+        };
+        let upkeep_at = if self.number == 0 { self.upkeep_at } else { Instant::now() + UPKEEP_EVERY };
+        tokio::select! {
+            biased;
+            replay = replay => Next::Replay(replay),
+            work = self.queue.recv() => work.map_or(Next::Closed, Next::Work),
+            () = tokio::time::sleep_until(upkeep_at), if self.number == 0 => Next::Upkeep,
+        }
+    }
+
+    /// Adds what is there, or comes within the linger time, up to the limits.
+    async fn gather(&mut self, first: Work<S::Op>) -> Vec<Work<S::Op>> {
+        let limits = self.shared.sink.limits();
+        let until = Instant::now() + self.shared.options.linger;
+        let (mut operations, mut bytes) = (first.entries.len(), first.weight);
+        let mut batch = vec![first];
+        while operations < self.limit.min(limits.operations) && bytes < limits.bytes {
+            let work = match self.queue.try_recv() {
+                Ok(work) => work,
+                Err(_) => match tokio::time::timeout_at(until, self.queue.recv()).await {
+                    Ok(Some(work)) => work,
+                    Ok(None) | Err(_) => break,
+                },
+            };
+            operations += work.entries.len();
+            bytes += work.weight;
+            batch.push(work);
+        }
+        if batch.iter().any(|w| w.lsn == Lsn::NONE) {
+            self.generation.flush_asked.store(false, Ordering::Release);
+        }
+        batch
+    }
+
+    /// Batches grow while they are full and fast, and shrink when they are slow.
+    pub(crate) fn adapt(&mut self, operations: usize, took: Duration) {
+        if took > self.shared.options.target_latency {
+            self.limit = (self.limit / 2).max(LIMIT_MIN);
+        } else if operations >= self.limit {
+            self.limit = (self.limit * 2).min(self.shared.sink.limits().operations.max(1));
+        }
+    }
+
+    async fn upkeep(&mut self) -> Result<(), End> {
+        self.upkeep_at = Instant::now() + UPKEEP_EVERY;
+        let now = self.shared.source.now_us();
+        let Some(conn) = self.conn.as_mut() else { return Ok(()) };
+        let deadline = self.shared.options.request_deadline;
+        match tokio::time::timeout(deadline, self.shared.sink.maintain(conn, now)).await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(rows)) => {
+                metrics::counter!(crate::metrics::EXPIRED_ROWS, "sink" => self.shared.name.clone()).increment(rows);
+                self.upkeep_at = Instant::now();
+            }
+            Ok(Err(error)) => {
+                self.shared.status.error(format!("upkeep: {error}"));
+                self.conn = None;
+            }
+            Err(_) => self.conn = None,
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,38 @@
+//! Tables: the guide's MySQL shapes in SQLite's types, and Forebay's own. Created when missing; what exists is taken as it is.
+
+/// The statements, run in order at each connect.
+pub(super) const STATEMENTS: &[&str] = &[
+    "create table if not exists mqtt_client (
+        id integer primary key autoincrement, clientid text default null, state text default null, node text default null,
+        online_at datetime default null, offline_at datetime default null, created timestamp default current_timestamp)",
+    "create unique index if not exists mqtt_client_key on mqtt_client (clientid)",
+    "create table if not exists mqtt_sub (
+        id integer primary key autoincrement, clientid text default null, topic text default null, qos integer default null,
+        created timestamp default current_timestamp)",
+    "create unique index if not exists mqtt_sub_key on mqtt_sub (clientid, topic)",
+    "create table if not exists mqtt_msg (
+        id integer primary key autoincrement, msgid text default null, topic text not null, sender text default null,
+        node text default null, qos integer not null default 0, retain integer default null, payload blob,
+        arrived datetime not null)",
+    "create unique index if not exists mqtt_msg_key on mqtt_msg (msgid)",
+    "create index if not exists mqtt_msg_topic on mqtt_msg (topic, id)",
+    "create table if not exists mqtt_retain (
+        id integer primary key autoincrement, topic text default null, msgid text default null, sender text default null,
+        node text default null, qos integer default null, payload blob,
+        arrived timestamp not null default current_timestamp)",
+    "create unique index if not exists mqtt_retain_key on mqtt_retain (topic)",
+    "create table if not exists mqtt_acked (
+        id integer primary key autoincrement, clientid text default null, topic text default null, mid integer default null,
+        created timestamp default null)",
+    "create unique index if not exists mqtt_acked_key on mqtt_acked (clientid, topic)",
+    "create table if not exists forebay_position (
+        log_id integer not null, sink text not null, lane integer not null, lsn integer not null,
+        primary key (log_id, sink, lane)) without rowid",
+    "create table if not exists forebay_imported (
+        msgid text primary key, row_key text not null) without rowid",
+    "create unique index if not exists forebay_imported_key on forebay_imported (row_key)",
+    "create table if not exists forebay_expiry (
+        msgid text not null, kind text not null, topic text not null, expires_us integer not null,
+        primary key (msgid, kind)) without rowid",
+    "create index if not exists forebay_expiry_due on forebay_expiry (expires_us)",
+];

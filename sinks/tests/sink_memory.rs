@@ -1,0 +1,109 @@
+//! The reference sink passes the conformance suite, with and without positions of its own.
+#![cfg(feature = "conformance")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use forebay_sinks::conformance::{self, Fault, Subject};
+use forebay_sinks::memory::{Faults, MemoryDatabase, MemorySink};
+use forebay_sinks::rule::{Database, Statement};
+
+struct Memory {
+    database: MemoryDatabase,
+    transactional: bool,
+    connections: usize,
+    whole: bool,
+}
+
+fn memory(transactional: bool, connections: usize, whole: bool) -> Memory {
+    let subject = Memory { database: MemoryDatabase::default(), transactional, connections, whole };
+    subject.fault(Fault::None);
+    subject
+}
+
+impl Subject for Memory {
+    type Sink = MemorySink;
+    fn sink(&self) -> Arc<MemorySink> {
+        let (transactional, connections) = (self.transactional, self.connections);
+        Arc::new(MemorySink { database: self.database.clone(), transactional, connections })
+    }
+    fn database(&self) -> Database {
+        Database::Sqlite
+    }
+    fn fault(&self, fault: Fault) {
+        let mut faults = Faults { poison: Some(b"poison".to_vec()), whole: self.whole, ..Faults::default() };
+        match fault {
+            Fault::None => {}
+            Fault::Down => faults.down = true,
+            Fault::DieInBatch => faults.die_in_batch = 1,
+            Fault::DieAfterCommit => faults.die_after_commit = 1,
+            Fault::Hang => faults.hang = true,
+            Fault::Slow => faults.slow = Duration::from_millis(20),
+            Fault::Busy => faults.busy = 3,
+        }
+        self.database.faults(|f| *f = faults);
+    }
+    async fn stored(&self) -> BTreeMap<Vec<u8>, u64> {
+        let mut stored = BTreeMap::new();
+        for row in self.database.rows() {
+            *stored.entry(row.value).or_default() += 1;
+        }
+        stored
+    }
+    async fn order(&self, topic: &str) -> Vec<Vec<u8>> {
+        let arrived = self.database.arrivals();
+        arrived.into_iter().filter(|(key, _)| key == topic).map(|(_, lsn)| format!("m{lsn}").into_bytes()).collect()
+    }
+    fn poison_rule(&self) -> Option<Vec<Statement>> {
+        None
+    }
+    async fn acknowledged(&self, client: &str) -> usize {
+        // Rows are stored in the order operations arrive: what comes after the last unsubscribe counts.
+        let rows: BTreeMap<u64, Vec<u8>> = self.database.rows().into_iter().map(|r| (r.key.0, r.value)).collect();
+        let arrivals = self.database.arrivals();
+        let barrier = arrivals.iter().rposition(|(key, _)| key.contains('#')).map_or(0, |n| n + 1);
+        arrivals[barrier..].iter().filter(|(_, lsn)| rows[lsn] == client.as_bytes()).count()
+    }
+    fn stores_once(&self) -> bool {
+        self.transactional
+    }
+}
+
+macro_rules! suite {
+    ($($clause:ident),* $(,)?) => {
+        $(mod $clause {
+            use super::*;
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn with_positions() {
+                conformance::$clause(&memory(true, 1, false)).await;
+            }
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn with_positions_over_several_connections() {
+                conformance::$clause(&memory(true, 4, true)).await;
+            }
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn without_positions() {
+                conformance::$clause(&memory(false, 3, false)).await;
+            }
+        })*
+    };
+}
+
+suite!(
+    reconnects,
+    survives_dying_in_mid_batch,
+    survives_being_killed,
+    replaying_the_log_gives_the_same_rows,
+    keeps_the_order_of_each_key,
+    buries_poison_and_stores_the_rest,
+    gives_up_on_silence,
+    waits_for_slow_and_busy,
+    shuts_down_in_mid_batch,
+    positions_survive,
+    a_position_beyond_the_log_is_shown_and_reset,
+    pauses_and_resumes,
+    a_wildcard_unsubscribe_is_a_barrier,
+    catches_up_after_an_outage_under_load,
+);
