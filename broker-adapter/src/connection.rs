@@ -1,0 +1,383 @@
+//! One client's connection: the only place where its socket, its timers and its session meet.
+//!
+//! One task. Each turn takes what is there (packets of one read, deliveries, what the watermark has passed), appends all
+//! events of the turn with one call, and then waits for whatever comes first.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use bytestring::ByteString;
+use forebay_engine::QoS;
+use forebay_engine::event::{ClientConnected, DisconnectReason, Event};
+use forebay_engine::log::{AppendError, Appended, NotDurable};
+use futures_util::future::{BoxFuture, FutureExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Sleep};
+
+use crate::broker::Shared;
+use crate::codec::{ConnAck, Decoder, Packet, Version, encode, reason};
+use crate::handshake::{self, Opened, Refusal};
+use crate::listener::Stream;
+use crate::metrics::{CONNECTS, CONNECTS_REFUSED};
+use crate::registry::Command;
+use crate::session::{Batch, Close, Job, Session};
+use crate::{closing, registry};
+
+/// Bytes asked for with one read.
+const READ_CHUNK: usize = 64 * 1024;
+/// How long a CONNACK may take to be written.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The timer's step where there is no keep alive.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// Serves one connection from its first byte to its last.
+pub(crate) async fn serve<S: Stream>(shared: Arc<Shared>, stream: S, peer: SocketAddr) {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let mut input = BytesMut::with_capacity(4096);
+    let mut decoder = Decoder::server(shared.options.max_packet_bytes);
+    let first = handshake::read_connect(&mut reader, &mut input, &mut decoder);
+    let opened = match stop_or(&shared, shared.options.connect_timeout, first).await {
+        Ok(connect) => handshake::open(&shared, *connect, peer).await,
+        Err(refusal) => Err(refusal),
+    };
+    let Opened { session, seat, commands, connack } = match opened {
+        Ok(opened) => opened,
+        Err(refusal) => {
+            refuse(&shared, &refusal, peer, &mut writer).await;
+            return closing::drain(reader, writer).await;
+        }
+    };
+    let mut connection = Connection::new(session, commands, reader, writer, input, decoder);
+    let close = match connection.greet(connack).await {
+        Ok(()) => connection.run().await,
+        Err(close) => close,
+    };
+    connection.close(close, seat).await;
+}
+
+/// Bounds a handshake by the connect timeout and by the broker's stop.
+async fn stop_or<T>(
+    shared: &Shared,
+    limit: Duration,
+    work: impl Future<Output = Result<T, Refusal>>,
+) -> Result<T, Refusal> {
+    tokio::select! {
+        result = work => result,
+        () = tokio::time::sleep(limit) => Err(Refusal { answer: None, text: "no CONNECT in time".to_owned() }),
+        () = shared.stopped() => Err(Refusal { answer: None, text: "the server stops".to_owned() }),
+    }
+}
+
+async fn refuse<S: Stream>(shared: &Shared, refusal: &Refusal, peer: SocketAddr, writer: &mut WriteHalf<S>) {
+    tracing::info!(%peer, reason = refusal.text, "a connection was refused");
+    shared.refused.fetch_add(1, Ordering::Relaxed);
+    let label = if refusal.answer.is_some() { "refused" } else { "malformed" };
+    metrics::counter!(CONNECTS_REFUSED, "reason" => label).increment(1);
+    if let Some((version, code)) = refusal.answer {
+        let mut out = BytesMut::new();
+        let mut ack = ConnAck { code, ..ConnAck::default() };
+        ack.properties.reason_string = Some(refusal.text.as_str().into());
+        if encode(&Packet::ConnAck(Box::new(ack)), version, &mut out).is_ok() {
+            let _ = tokio::time::timeout(WRITE_TIMEOUT, writer.write_all(&out)).await;
+        }
+    }
+}
+
+type AppendResult = (Batch, Result<Appended, AppendError>);
+
+pub(crate) struct Connection<S> {
+    pub(crate) session: Session,
+    commands: mpsc::UnboundedReceiver<Command>,
+    pub(crate) reader: ReadHalf<S>,
+    pub(crate) writer: WriteHalf<S>,
+    input: BytesMut,
+    decoder: Decoder,
+    /// An append that waits for room in the log's queue.
+    blocked: Option<BoxFuture<'static, AppendResult>>,
+    /// The wait for the oldest batch that is not durable.
+    watermark: Option<BoxFuture<'static, Result<(), NotDurable>>>,
+    /// The change of subscriptions under way.
+    job: Option<BoxFuture<'static, Result<(), Close>>>,
+    /// The lookup of proxy subscriptions.
+    lookup: Option<BoxFuture<'static, Vec<(ByteString, QoS)>>>,
+    last_heard: Instant,
+    keep_alive: Option<Duration>,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl<S: Stream> Connection<S> {
+    fn new(
+        session: Session,
+        commands: mpsc::UnboundedReceiver<Command>,
+        reader: ReadHalf<S>,
+        writer: WriteHalf<S>,
+        input: BytesMut,
+        decoder: Decoder,
+    ) -> Self {
+        let seconds = session.info.keep_alive_s;
+        let keep_alive = (seconds > 0).then(|| Duration::from_millis(u64::from(seconds) * 1500));
+        Connection {
+            session,
+            commands,
+            reader,
+            writer,
+            input,
+            decoder,
+            blocked: None,
+            watermark: None,
+            job: None,
+            lookup: None,
+            last_heard: Instant::now(),
+            keep_alive,
+            timer: Box::pin(tokio::time::sleep(keep_alive.unwrap_or(IDLE))),
+        }
+    }
+
+    /// Writes CONNACK; what follows from being online comes after it.
+    async fn greet(&mut self, connack: ConnAck) -> Result<(), Close> {
+        let mut out = BytesMut::new();
+        let info = &self.session.info;
+        encode(&Packet::ConnAck(Box::new(connack)), info.version, &mut out)
+            .map_err(|_| Close::lost("CONNACK can't be written"))?;
+        match tokio::time::timeout(WRITE_TIMEOUT, self.writer.write_all(&out)).await {
+            Ok(Ok(())) => {}
+            _ => return Err(Close::lost("CONNACK could not be sent")),
+        }
+        let shared = Arc::clone(&self.session.shared);
+        shared.connects.fetch_add(1, Ordering::Relaxed);
+        metrics::counter!(CONNECTS, "version" => version_label(info.version)).increment(1);
+        let connected = ClientConnected {
+            client: info.client.clone(),
+            epoch: info.epoch,
+            username: info.username.clone(),
+            peer: info.peer.clone(),
+            protocol: info.version as u8,
+            keep_alive_s: info.keep_alive_s,
+            clean_start: info.clean_start,
+        };
+        let (client, username) = (info.client.clone(), info.username.clone());
+        self.session.log(Event::ClientConnected(connected));
+        self.lookup = Some(async move { shared.store.proxy_subscriptions(&client, &username).await }.boxed());
+        Ok(())
+    }
+
+    async fn run(&mut self) -> Close {
+        loop {
+            let again = match self.turn() {
+                Ok(again) => again,
+                Err(close) => return close,
+            };
+            if again {
+                // More packets are buffered than one append takes; others get their turn in between.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            if let Err(close) = self.wait().await {
+                return close;
+            }
+        }
+    }
+
+    /// Does what can be done without waiting. True where packets were left for another turn.
+    fn turn(&mut self) -> Result<bool, Close> {
+        let complete = self.read_packets()?;
+        self.session.pump();
+        self.commit()?;
+        self.session.release(self.session.shared.engine.durable_end());
+        if self.watermark.is_none()
+            && let Some(lsn) = self.session.waits_for()
+        {
+            let engine = self.session.shared.engine.clone();
+            self.watermark = Some(async move { engine.durable(lsn).await }.boxed());
+        }
+        if self.job.is_none() {
+            self.job = self.session.start_job();
+        }
+        Ok(!complete && self.session.may_read())
+    }
+
+    /// Takes in the packets that are buffered, as far as the session takes them. True where none is left.
+    fn read_packets(&mut self) -> Result<bool, Close> {
+        while self.session.may_read() {
+            match self.decoder.decode(&mut self.input) {
+                Ok(Some(packet)) => self.session.on_packet(packet)?,
+                Ok(None) => return Ok(true),
+                Err(error) => {
+                    tracing::info!(client = %self.session.info.client, %error, "a packet was refused");
+                    return Err(Close::protocol(error.reason_code(), "a malformed packet"));
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// One append for everything this turn brought.
+    fn commit(&mut self) -> Result<(), Close> {
+        let Some(batch) = self.session.take_batch() else { return Ok(()) };
+        if batch.events.is_empty() {
+            self.session.committed(batch, None);
+            return Ok(());
+        }
+        let engine = &self.session.shared.engine;
+        match engine.append(&batch.events) {
+            Ok(appended) => self.session.committed(batch, Some(appended)),
+            Err(AppendError::Full { .. }) => {
+                let engine = engine.clone();
+                self.session.blocked = true;
+                let append = async move {
+                    let result = engine.append_wait(&batch.events).await;
+                    (batch, result)
+                };
+                self.blocked = Some(append.boxed());
+            }
+            Err(error) => return Err(log_stopped(&error)),
+        }
+        Ok(())
+    }
+
+    /// Waits for whatever comes first.
+    async fn wait(&mut self) -> Result<(), Close> {
+        let may_read = self.session.may_read();
+        let (may_take, may_deliver) = (self.session.may_take(), self.session.may_deliver());
+        let Session { out, mailbox, inbox, .. } = &mut self.session;
+        if may_read && self.input.capacity() - self.input.len() < READ_CHUNK / 8 {
+            self.input.reserve(READ_CHUNK);
+        }
+        tokio::select! {
+            biased;
+            Some(command) = self.commands.recv() => return self.on_command(command),
+            (batch, result) = pending_or(&mut self.blocked) => {
+                self.blocked = None;
+                self.session.blocked = false;
+                let appended = result.map_err(|error| log_stopped(&error))?;
+                self.session.committed(batch, Some(appended));
+            }
+            result = pending_or(&mut self.watermark) => {
+                self.watermark = None;
+                result.map_err(|error| log_stopped(&error))?;
+            }
+            written = self.writer.write_buf(out), if !out.is_empty() => match written {
+                Ok(0) | Err(_) => return Err(Close::lost("the connection broke while writing")),
+                Ok(_) if out.is_empty() => self.session.written(),
+                Ok(_) => {}
+            },
+            result = pending_or(&mut self.job) => {
+                self.job = None;
+                result?;
+                self.session.finish_job();
+            }
+            subscriptions = pending_or(&mut self.lookup) => {
+                self.lookup = None;
+                for (filter, qos) in subscriptions {
+                    self.session.request(Job::subscribe_for(filter, qos, None));
+                }
+            }
+            read = self.reader.read_buf(&mut self.input), if may_read => match read {
+                Ok(0) => return Err(Close::lost("the client closed the connection")),
+                Ok(_) => self.last_heard = Instant::now(),
+                Err(_) => return Err(Close::lost("the connection broke while reading")),
+            },
+            () = mailbox.ready(), if may_take => {}
+            () = inbox.ready(), if may_deliver => {}
+            () = &mut self.timer => return self.on_timer(may_read),
+        }
+        Ok(())
+    }
+
+    fn on_timer(&mut self, may_read: bool) -> Result<(), Close> {
+        let now = Instant::now();
+        let Some(keep_alive) = self.keep_alive else {
+            self.timer.as_mut().reset(now + IDLE);
+            return Ok(());
+        };
+        if !may_read {
+            // It is we who do not listen.
+            self.last_heard = now;
+        }
+        let end = self.last_heard + keep_alive;
+        if now >= end {
+            return Err(Close {
+                reason: DisconnectReason::KeepAliveTimeout,
+                code: Some(reason::KEEP_ALIVE_TIMEOUT),
+                text: "nothing was heard for one and a half keep alive times",
+            });
+        }
+        self.timer.as_mut().reset(end);
+        Ok(())
+    }
+
+    fn on_command(&mut self, command: Command) -> Result<(), Close> {
+        let (reason, code, text) = match command {
+            Command::TakeOver => {
+                (DisconnectReason::TakenOver, reason::SESSION_TAKEN_OVER, "another connection has this client id")
+            }
+            Command::Kick => (DisconnectReason::Kicked, reason::ADMINISTRATIVE_ACTION, "an operator ended it"),
+            Command::Shutdown => {
+                (DisconnectReason::ServerShutdown, reason::SERVER_SHUTTING_DOWN, "the server shuts down")
+            }
+            Command::Subscribe { filter, qos, done } => {
+                self.session.request(Job::subscribe_for(filter, qos, Some(done)));
+                return Ok(());
+            }
+            Command::Unsubscribe { filter, done } => {
+                self.session.request(Job::unsubscribe_for(filter, done));
+                return Ok(());
+            }
+        };
+        Err(Close { reason, code: Some(code), text })
+    }
+
+    /// Ends the connection: what is due is logged and the seat given back first, then the socket is closed gently.
+    async fn close(mut self, close: Close, seat: registry::Seat) {
+        self.last_batch(&close).await;
+        let Connection { session, reader, mut writer, .. } = self;
+        closing::end(session, close, seat, &mut writer).await;
+        closing::drain(reader, writer).await;
+    }
+
+    /// Events of packets taken in before the end are not lost: they were accepted in order.
+    async fn last_batch(&mut self, close: &Close) {
+        if let Some(blocked) = self.blocked.take() {
+            let (batch, result) = blocked.await;
+            if let Ok(appended) = result {
+                self.session.committed(batch, Some(appended));
+            }
+            self.session.blocked = false;
+        }
+        if let Err(error) = self.commit() {
+            tracing::debug!(client = %self.session.info.client, error = error.text, "events at a connection's end");
+        }
+        // An orderly end answers what is under way; a broken one has nobody to answer.
+        if close.code.is_some()
+            && let Some(lsn) = self.session.waits_for()
+            && self.session.shared.engine.durable(lsn).await.is_ok()
+        {
+            self.session.release(self.session.shared.engine.durable_end());
+        }
+    }
+}
+
+fn log_stopped(error: &dyn std::fmt::Display) -> Close {
+    tracing::error!(%error, "a connection ends because the log takes no more records");
+    Close::protocol(reason::IMPLEMENTATION_SPECIFIC_ERROR, "the log takes no more records")
+}
+
+async fn pending_or<T>(slot: &mut Option<BoxFuture<'static, T>>) -> T {
+    match slot {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+const fn version_label(version: Version) -> &'static str {
+    match version {
+        Version::V31 => "3.1",
+        Version::V311 => "3.1.1",
+        Version::V5 => "5",
+    }
+}

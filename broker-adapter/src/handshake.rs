@@ -1,0 +1,237 @@
+//! From the first byte to CONNACK: reads CONNECT, checks it, takes the client's seat, opens the session.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use bytestring::ByteString;
+use forebay_engine::Message;
+use forebay_engine::delivery::AttachOptions;
+use forebay_engine::event::{Event, NEVER_EXPIRES, Origin, Published, SessionOpened, Will};
+use forebay_engine::state::SessionView;
+use forebay_engine::topic::check_name;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::mpsc;
+
+use crate::broker::Shared;
+use crate::codec::{
+    ConnAck, ConnAckProperties, Connect, DecodeError, Decoder, PACKET_BYTES_MAX, Packet, Version, reason,
+};
+use crate::live_bus::LiveInbox;
+use crate::registry::{Command, Seat};
+use crate::session::{ClientInfo, Close, Outbound, Session, Start, apply, restore};
+
+/// A refused CONNECT: the CONNACK to send, if any, and why.
+pub(crate) struct Refusal {
+    pub(crate) answer: Option<(Version, u8)>,
+    pub(crate) text: String,
+}
+
+impl Refusal {
+    fn silent(text: impl Into<String>) -> Refusal {
+        Refusal { answer: None, text: text.into() }
+    }
+
+    /// `v5` is the reason code for MQTT 5, `v3` the return code before it.
+    fn coded(version: Version, v5: u8, v3: u8, text: &str) -> Refusal {
+        Refusal { answer: Some((version, if version.is_v5() { v5 } else { v3 })), text: text.to_owned() }
+    }
+}
+
+/// Reads until CONNECT is complete. What came with it stays in `input`.
+pub(crate) async fn read_connect(
+    stream: &mut (impl AsyncRead + Unpin),
+    input: &mut BytesMut,
+    decoder: &mut Decoder,
+) -> Result<Box<Connect>, Refusal> {
+    loop {
+        match decoder.decode(input) {
+            Ok(Some(Packet::Connect(connect))) => return Ok(connect),
+            Ok(Some(_)) => return Err(Refusal::silent("the first packet is not CONNECT")),
+            Ok(None) => {}
+            Err(DecodeError::UnsupportedVersion(level)) => {
+                let version = if level > Version::V5 as u8 { Version::V5 } else { Version::V311 };
+                let text = format!("protocol level {level} is not supported");
+                return Err(Refusal::coded(version, reason::UNSUPPORTED_PROTOCOL_VERSION, 1, &text));
+            }
+            Err(error) => return Err(Refusal::silent(error.to_string())),
+        }
+        match stream.read_buf(input).await {
+            Ok(0) => return Err(Refusal::silent("the connection ended before CONNECT")),
+            Ok(_) => {}
+            Err(error) => return Err(Refusal::silent(error.to_string())),
+        }
+    }
+}
+
+/// An opened session with its seat, its commands and the CONNACK to send.
+pub(crate) struct Opened {
+    pub(crate) session: Session,
+    pub(crate) seat: Seat,
+    pub(crate) commands: mpsc::UnboundedReceiver<Command>,
+    pub(crate) connack: ConnAck,
+}
+
+/// Takes the client's seat (waiting for an older connection to be off) and opens its session. When it returns, the session and
+/// its will are durable.
+pub(crate) async fn open(shared: &Arc<Shared>, connect: Connect, peer: SocketAddr) -> Result<Opened, Refusal> {
+    check(&connect)?;
+    let version = connect.version;
+    let engine = &shared.engine;
+    let now_us = engine.now_us();
+    let epoch = engine.next_epoch();
+    let (client, assigned) = client_id(&connect, epoch, now_us)?;
+    let (seat, commands) = shared.registry.enter(client.clone(), peer, now_us).await;
+    // The seat is taken first: a stop that begins from here on reaches it as a command.
+    if *shared.stop.borrow() {
+        return Err(Refusal::coded(version, reason::SERVER_UNAVAILABLE, 3, "the server shuts down"));
+    }
+    // The epoch is taken once the older connection is off, so that epochs follow the log's order.
+    let mut info = client_info(shared, &connect, client, peer, engine.next_epoch());
+    seat.set_epoch(info.epoch);
+
+    let existing = engine.session(&info.client).filter(|v| v.ends_at_us.is_none_or(|end| end > engine.now_us()));
+    let resumed = existing.is_some() && !connect.clean_start;
+    let parked = shared.registry.unpark(&info.client);
+    let parked = parked.filter(|p| resumed && existing.as_ref().is_some_and(|v| v.epoch == p.epoch));
+    open_in_log(shared, &mut info, existing.filter(|_| !resumed), resumed)
+        .await
+        .map_err(|close| Refusal::coded(version, reason::SERVER_UNAVAILABLE, 3, close.text))?;
+
+    let (mut outbound, mut received, mut subscriptions) = (Outbound::default(), Vec::new(), HashMap::new());
+    if let Some(view) = engine.session(&info.client).filter(|_| resumed) {
+        subscriptions = view.subscriptions.iter().map(|(f, o)| (f.clone(), *o)).collect();
+        (outbound, received) = restore(engine, view, parked).await;
+    }
+    let mailbox = engine.attach(&AttachOptions {
+        client: info.client.clone(),
+        epoch: info.epoch,
+        window: info.window,
+        in_flight: outbound.lsns(),
+    });
+    outbound.revoke(mailbox.revoked());
+    let inbox = LiveInbox::new(info.client.clone(), shared.options.live_queue.max(1));
+    let connack = connack(shared, &connect, &info, assigned, resumed);
+    let start = Start { mailbox, inbox, outbound, received, subscriptions };
+    Ok(Opened { session: Session::new(Arc::clone(shared), info, start), seat, commands, connack })
+}
+
+fn check(connect: &Connect) -> Result<(), Refusal> {
+    let version = connect.version;
+    if connect.properties.authentication_method.is_some() {
+        let text = "extended authentication is not supported";
+        return Err(Refusal::coded(version, reason::BAD_AUTHENTICATION_METHOD, 5, text));
+    }
+    let topic = connect.will.as_ref().map(|will| check_name(&will.topic));
+    if let Some(Err(error)) = topic {
+        let text = format!("the will's topic is refused: {error}");
+        return Err(match version {
+            Version::V5 => Refusal::coded(version, reason::TOPIC_NAME_INVALID, 0, &text),
+            Version::V31 | Version::V311 => Refusal::silent(text),
+        });
+    }
+    Ok(())
+}
+
+/// The client id, and whether it was chosen here.
+fn client_id(connect: &Connect, epoch: u64, now_us: u64) -> Result<(ByteString, bool), Refusal> {
+    if !connect.client_id.is_empty() {
+        return Ok((connect.client_id.clone(), false));
+    }
+    if connect.version == Version::V31 || connect.version == Version::V311 && !connect.clean_start {
+        let text = "an empty client id needs a clean session";
+        return Err(Refusal::coded(connect.version, reason::CLIENT_IDENTIFIER_NOT_VALID, 2, text));
+    }
+    Ok((format!("forebay-{now_us:x}-{epoch:x}").into(), true))
+}
+
+fn client_info(shared: &Shared, c: &Connect, client: ByteString, peer: SocketAddr, epoch: u64) -> ClientInfo {
+    let options = &shared.options;
+    let asked_expiry_s = match c.version {
+        Version::V5 => c.properties.session_expiry_s.unwrap_or(0),
+        Version::V31 | Version::V311 if c.clean_start => 0,
+        Version::V31 | Version::V311 => NEVER_EXPIRES,
+    };
+    let keep_alive_s = match options.max_keep_alive {
+        Some(max) if c.version.is_v5() && (c.keep_alive_s == 0 || c.keep_alive_s > max) => max,
+        _ => c.keep_alive_s,
+    };
+    let username = c.username.clone().unwrap_or_default();
+    let peer = ByteString::from(peer.ip().to_string());
+    let will = c.will.as_ref().map(|will| Will {
+        delay_s: will.delay_s,
+        message: Message {
+            topic: will.topic.clone(),
+            payload: will.payload.clone(),
+            qos: will.qos,
+            retain: will.retain,
+            publisher: client.clone(),
+            username: username.clone(),
+            peer: peer.clone(),
+            origin: Origin::Will,
+            properties: will.properties.clone(),
+        },
+    });
+    let max_packet_bytes = c.properties.maximum_packet_size.map_or(PACKET_BYTES_MAX, |n| n as usize);
+    ClientInfo {
+        client,
+        username,
+        peer,
+        epoch,
+        version: c.version,
+        clean_start: c.clean_start,
+        keep_alive_s,
+        expiry_s: asked_expiry_s.min(options.session_expiry_max),
+        will,
+        window: c.properties.receive_maximum.unwrap_or(u16::MAX).min(options.send_window).max(1),
+        max_packet_bytes,
+        problem_information: c.properties.request_problem_information.unwrap_or(true),
+    }
+}
+
+/// Logs the session's opening and waits until it is applied. `discarded` is an older session that ends with it; a will of its that
+/// waits out its delay is due then.
+async fn open_in_log(
+    shared: &Shared,
+    info: &mut ClientInfo,
+    discarded: Option<SessionView>,
+    resumed: bool,
+) -> Result<(), Close> {
+    let mut events = Vec::with_capacity(2);
+    let due =
+        discarded.and_then(|view| view.will.filter(|_| view.will_due_us.is_some()).map(|will| (will, view.epoch)));
+    if let Some((will, epoch)) = &due {
+        events.push(Event::Published(Published { message: will.message.clone(), packet_id: None, epoch: *epoch }));
+    }
+    events.push(Event::SessionOpened(SessionOpened {
+        client: info.client.clone(),
+        epoch: info.epoch,
+        resumed,
+        expiry_s: info.expiry_s,
+        will: info.will.clone(),
+        username: info.username.clone(),
+        peer: info.peer.clone(),
+    }));
+    apply(&shared.engine, &events).await?;
+    if let Some((will, _)) = due {
+        shared.fan_out_qos0(&will.message);
+    }
+    Ok(())
+}
+
+fn connack(shared: &Shared, connect: &Connect, info: &ClientInfo, assigned: bool, resumed: bool) -> ConnAck {
+    let options = &shared.options;
+    let asked = connect.properties.session_expiry_s.unwrap_or(0);
+    let properties = ConnAckProperties {
+        session_expiry_s: (asked != info.expiry_s).then_some(info.expiry_s),
+        receive_maximum: Some(options.receive_maximum.max(1)),
+        maximum_packet_size: u32::try_from(options.max_packet_bytes).ok(),
+        assigned_client_id: assigned.then(|| info.client.clone()),
+        topic_alias_maximum: (options.topic_alias_maximum > 0).then_some(options.topic_alias_maximum),
+        shared_subscription_available: Some(false),
+        server_keep_alive_s: (info.keep_alive_s != connect.keep_alive_s).then_some(info.keep_alive_s),
+        ..ConnAckProperties::default()
+    };
+    ConnAck { session_present: resumed && info.version != Version::V31, code: 0, properties }
+}

@@ -1,0 +1,112 @@
+//! What a publisher has under way: QoS 2 packet ids not released, its quota, its topic aliases.
+
+use std::collections::HashMap;
+
+use bytestring::ByteString;
+
+/// A topic alias that is 0, too large, or stands for nothing yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct UnknownAlias;
+
+/// The inbound side of a session.
+#[derive(Debug)]
+pub(crate) struct Inbound {
+    /// QoS 2 packet ids received and not released; true where they count against this connection's quota.
+    received: HashMap<u16, bool>,
+    under_way: usize,
+    receive_maximum: usize,
+    aliases: Vec<Option<ByteString>>,
+}
+
+impl Inbound {
+    /// `received` are the ids that earlier connections left; each connection starts with its whole quota.
+    pub(crate) fn new(received: impl IntoIterator<Item = u16>, receive_maximum: u16, topic_alias_maximum: u16) -> Self {
+        Inbound {
+            received: received.into_iter().map(|id| (id, false)).collect(),
+            under_way: 0,
+            receive_maximum: usize::from(receive_maximum),
+            aliases: vec![None; usize::from(topic_alias_maximum)],
+        }
+    }
+
+    /// Counts a QoS 1/2 publish; false where the client has sent more than Receive Maximum allows.
+    pub(crate) fn begin(&mut self) -> bool {
+        self.under_way += 1;
+        self.under_way <= self.receive_maximum
+    }
+
+    /// A QoS 1 publish was answered.
+    pub(crate) fn answered(&mut self) {
+        self.under_way = self.under_way.saturating_sub(1);
+    }
+
+    /// True where this QoS 2 id was received before and is not released.
+    pub(crate) fn is_received(&self, id: u16) -> bool {
+        self.received.contains_key(&id)
+    }
+
+    /// Takes a QoS 2 id in.
+    pub(crate) fn receive(&mut self, id: u16) {
+        self.received.insert(id, true);
+    }
+
+    /// PUBREL; false where the id is not known.
+    pub(crate) fn release(&mut self, id: u16) -> bool {
+        match self.received.remove(&id) {
+            Some(counted) => {
+                if counted {
+                    self.answered();
+                }
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Ids received and not released.
+    pub(crate) fn received(&self) -> Vec<u16> {
+        self.received.keys().copied().collect()
+    }
+
+    /// The topic that a PUBLISH means.
+    pub(crate) fn resolve(&mut self, topic: ByteString, alias: Option<u16>) -> Result<ByteString, UnknownAlias> {
+        let Some(alias) = alias else { return Ok(topic) };
+        let slot = usize::from(alias).checked_sub(1).and_then(|at| self.aliases.get_mut(at)).ok_or(UnknownAlias)?;
+        if topic.is_empty() {
+            return slot.clone().ok_or(UnknownAlias);
+        }
+        *slot = Some(topic.clone());
+        Ok(topic)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_quota_counts_what_is_unanswered_on_this_connection_only() {
+        let mut inbound = Inbound::new([5], 2, 0);
+        assert!(inbound.is_received(5));
+        assert!(inbound.begin() && inbound.begin());
+        inbound.receive(6);
+        assert!(inbound.release(5), "left by an earlier connection");
+        assert!(!inbound.begin(), "a third is too many");
+        inbound.answered();
+        assert!(inbound.release(6));
+        assert!(!inbound.release(6));
+        assert!(inbound.begin());
+    }
+
+    #[test]
+    fn aliases_are_learned_replaced_and_bounded() {
+        let mut inbound = Inbound::new([], 1, 2);
+        assert_eq!(inbound.resolve("a".into(), Some(1)), Ok("a".into()));
+        assert_eq!(inbound.resolve("".into(), Some(1)), Ok("a".into()));
+        assert_eq!(inbound.resolve("b".into(), Some(1)), Ok("b".into()));
+        assert_eq!(inbound.resolve("".into(), Some(1)), Ok("b".into()));
+        assert_eq!(inbound.resolve("".into(), Some(2)), Err(UnknownAlias));
+        assert_eq!(inbound.resolve("c".into(), Some(3)), Err(UnknownAlias));
+        assert_eq!(inbound.resolve("c".into(), None), Ok("c".into()));
+    }
+}

@@ -1,0 +1,233 @@
+//! Packets from the client.
+
+use forebay_engine::event::{DisconnectReason, Event, Origin, Published, Received, Released};
+use forebay_engine::topic::check_name;
+use forebay_engine::{Message, QoS};
+
+use super::outbound::Step;
+use super::{AckOutcome, Close, Reply, Session, Stage};
+use crate::codec::{Ack, Disconnect, Packet, Publish, reason};
+use crate::metrics::{ACKS_RECEIVED, PUBLISHES_RECEIVED, qos_label};
+
+impl Session {
+    /// Acts on a packet from the client.
+    pub(crate) fn on_packet(&mut self, packet: Packet) -> Result<(), Close> {
+        match packet {
+            Packet::Publish(publish) => self.on_publish(publish),
+            Packet::PubAck(ack) => {
+                self.on_puback(&ack);
+                Ok(())
+            }
+            Packet::PubRec(ack) => {
+                self.on_pubrec(&ack);
+                Ok(())
+            }
+            Packet::PubRel(ack) => {
+                self.on_pubrel(&ack);
+                Ok(())
+            }
+            Packet::PubComp(ack) => {
+                self.on_pubcomp(&ack);
+                Ok(())
+            }
+            Packet::Subscribe(subscribe) => {
+                self.on_subscribe(subscribe);
+                Ok(())
+            }
+            Packet::Unsubscribe(unsubscribe) => {
+                self.on_unsubscribe(unsubscribe);
+                Ok(())
+            }
+            Packet::PingReq => {
+                self.write(&Packet::PingResp);
+                Ok(())
+            }
+            Packet::Disconnect(disconnect) => Err(self.on_disconnect(&disconnect)),
+            Packet::Auth(_) => {
+                Err(Close::protocol(reason::BAD_AUTHENTICATION_METHOD, "extended authentication is not supported"))
+            }
+            Packet::Connect(_) => Err(Close::protocol(reason::PROTOCOL_ERROR, "a second CONNECT")),
+            Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
+                Err(Close::protocol(reason::PROTOCOL_ERROR, "a packet that only a server sends"))
+            }
+        }
+    }
+
+    fn on_publish(&mut self, publish: Publish) -> Result<(), Close> {
+        metrics::counter!(PUBLISHES_RECEIVED, "qos" => qos_label(publish.qos)).increment(1);
+        let (qos, id) = (publish.qos, publish.packet_id);
+        let message = self.message(publish)?;
+        match qos {
+            QoS::AtMostOnce => {
+                self.publish_qos0(message);
+                return Ok(());
+            }
+            // The first one counted; this is the same message.
+            QoS::ExactlyOnce if self.inbound.is_received(id) => {
+                self.batch.reply(Reply::PubRec { id });
+                return Ok(());
+            }
+            _ => {}
+        }
+        if !self.inbound.begin() && self.info.version.is_v5() {
+            return Err(Close::protocol(
+                reason::RECEIVE_MAXIMUM_EXCEEDED,
+                "more publishes than Receive Maximum allows",
+            ));
+        }
+        let (reply, keep_id) = if qos == QoS::ExactlyOnce {
+            self.inbound.receive(id);
+            (Reply::PubRec { id }, self.info.is_persistent())
+        } else {
+            (Reply::PubAck { id }, false)
+        };
+        // A packet id that must outlive a crash needs its record, whoever wants the message.
+        if keep_id || self.shared.engine.wants(&message) {
+            let published = Published { message, packet_id: keep_id.then_some(id), epoch: self.info.epoch };
+            self.batch.reply_after(Event::Published(published), reply);
+        } else {
+            self.shared.fan_out(message);
+            self.batch.reply(reply);
+        }
+        Ok(())
+    }
+
+    fn publish_qos0(&mut self, message: Message) {
+        if self.shared.engine.wants(&message) {
+            let event =
+                Event::Published(Published { message: message.clone(), packet_id: None, epoch: self.info.epoch });
+            self.batch.event(event);
+        }
+        self.shared.fan_out(message);
+    }
+
+    /// Checks a PUBLISH and makes it the message that others see.
+    fn message(&mut self, publish: Publish) -> Result<Message, Close> {
+        if !publish.subscription_ids.is_empty() {
+            return Err(Close::protocol(reason::PROTOCOL_ERROR, "a subscription identifier in a client's PUBLISH"));
+        }
+        if publish.topic.is_empty() && publish.topic_alias.is_none() && self.info.version.is_v5() {
+            return Err(Close::protocol(reason::PROTOCOL_ERROR, "neither a topic nor a topic alias"));
+        }
+        let topic = self
+            .inbound
+            .resolve(publish.topic, publish.topic_alias)
+            .map_err(|_| Close::protocol(reason::TOPIC_ALIAS_INVALID, "a topic alias that stands for nothing"))?;
+        if check_name(&topic).is_err() {
+            return Err(Close::protocol(reason::TOPIC_NAME_INVALID, "a topic name that is empty or has a wildcard"));
+        }
+        if publish.properties.response_topic.as_ref().is_some_and(|t| check_name(t).is_err()) {
+            return Err(Close::protocol(reason::PROTOCOL_ERROR, "a response topic that is no topic name"));
+        }
+        Ok(Message {
+            topic,
+            payload: publish.payload,
+            qos: publish.qos,
+            retain: publish.retain,
+            publisher: self.info.client.clone(),
+            username: self.info.username.clone(),
+            peer: self.info.peer.clone(),
+            origin: Origin::Client,
+            properties: publish.properties,
+        })
+    }
+
+    fn on_pubrel(&mut self, ack: &Ack) {
+        let id = ack.packet_id;
+        if !self.inbound.release(id) {
+            self.batch.reply(Reply::PubComp { id, reason: reason::PACKET_ID_NOT_FOUND });
+        } else if self.info.is_persistent() {
+            let released = Released { client: self.info.client.clone(), packet_id: id };
+            self.batch.reply_after(Event::Released(released), Reply::PubComp { id, reason: 0 });
+        } else {
+            self.answer(Reply::PubComp { id, reason: 0 });
+        }
+    }
+
+    fn on_puback(&mut self, ack: &Ack) {
+        let step = self.outbound.acknowledged(ack.packet_id);
+        self.done(step, None, outcome(ack));
+    }
+
+    fn on_pubrec(&mut self, ack: &Ack) {
+        let id = ack.packet_id;
+        match self.outbound.received(id, ack.reason >= reason::UNSPECIFIED_ERROR) {
+            step @ Step::Done(_) => self.done(step, Some(id), AckOutcome::Refused),
+            Step::Received if self.info.is_persistent() => {
+                let received = Received { client: self.info.client.clone(), packet_id: id };
+                self.batch.reply_after(Event::Received(received), Reply::PubRel { id });
+            }
+            Step::Received => self.answer(Reply::PubRel { id }),
+            // Behind the first PUBREL, if that still waits for the disk.
+            Step::Again => self.batch.reply(Reply::PubRel { id }),
+            Step::Unknown => {
+                self.write(&Packet::PubRel(Ack::new(id, reason::PACKET_ID_NOT_FOUND)));
+            }
+        }
+    }
+
+    fn on_pubcomp(&mut self, ack: &Ack) {
+        let step = self.outbound.completed(ack.packet_id);
+        self.done(step, Some(ack.packet_id), outcome(ack));
+    }
+
+    /// Settles a delivery that is over. Acknowledgements of unknown packet ids change nothing.
+    fn done(&mut self, step: Step, id: Option<u16>, outcome: AckOutcome) {
+        if let Step::Done(lsn) = step {
+            metrics::counter!(ACKS_RECEIVED).increment(1);
+            self.under_way = self.under_way.saturating_sub(1);
+            self.settled.push((lsn, id, outcome));
+        }
+    }
+
+    /// Writes a packet whose turn has come.
+    pub(super) fn answer(&mut self, reply: Reply) {
+        match reply {
+            Reply::PubAck { id } => {
+                self.inbound.answered();
+                self.write(&Packet::PubAck(Ack::new(id, 0)));
+            }
+            Reply::PubRec { id } => {
+                self.write(&Packet::PubRec(Ack::new(id, 0)));
+            }
+            Reply::PubComp { id, reason } => {
+                self.write(&Packet::PubComp(Ack::new(id, reason)));
+            }
+            Reply::PubRel { id } => {
+                if let Some(delivery) = self.outbound.get_mut(id) {
+                    delivery.stage = Stage::Released;
+                }
+                self.write(&Packet::PubRel(Ack::new(id, 0)));
+            }
+            Reply::Publish { id } => {
+                if let Some(delivery) = self.outbound.get_mut(id) {
+                    delivery.stage = Stage::Published;
+                }
+                self.send_publish(id, false);
+            }
+        }
+    }
+
+    fn on_disconnect(&mut self, disconnect: &Disconnect) -> Close {
+        if let Some(expiry_s) = disconnect.properties.session_expiry_s {
+            if self.info.expiry_s == 0 && expiry_s > 0 {
+                return Close::protocol(reason::PROTOCOL_ERROR, "DISCONNECT can't extend a session that ends with it");
+            }
+            self.changed_expiry_s = Some(expiry_s.min(self.shared.options.session_expiry_max));
+        }
+        if disconnect.reason == reason::SUCCESS {
+            self.cancel_will = true;
+            return Close { reason: DisconnectReason::Normal, code: None, text: "the client disconnected" };
+        }
+        Close {
+            reason: DisconnectReason::WithWill,
+            code: None,
+            text: "the client disconnected and wants its will sent",
+        }
+    }
+}
+
+/// A negative acknowledgement counts as one (MQTT 5, 4.4).
+fn outcome(ack: &Ack) -> AckOutcome {
+    if ack.reason >= reason::UNSPECIFIED_ERROR { AckOutcome::Refused } else { AckOutcome::Acknowledged }
+}

@@ -1,0 +1,250 @@
+//! One connection's session: what is said to the client and when, without any I/O.
+//!
+//! Packets go in through [`Session::on_packet`], bytes come out in [`Session::out`], events leave through
+//! [`Session::take_batch`] and come back as [`Session::committed`]; what must be durable before it is sent waits in between.
+
+mod inbound;
+mod incoming;
+mod outbound;
+mod outgoing;
+mod pending;
+mod requests;
+mod resume;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use bytestring::ByteString;
+use forebay_engine::Lsn;
+use forebay_engine::delivery::{Delivery, Mailbox};
+use forebay_engine::event::{AckOutcome, DisconnectReason, Epoch, Event, SubscriptionOptions, Will};
+use forebay_engine::log::Appended;
+
+use crate::broker::Shared;
+use crate::codec::{Packet, Version, encode};
+use crate::live_bus::LiveInbox;
+use crate::metrics::{ACKS_SENT, DROPPED};
+
+pub(crate) use inbound::Inbound;
+pub(crate) use outbound::{InFlight, Outbound, Stage};
+pub(crate) use pending::{Batch, Pending, Reply};
+pub(crate) use requests::{Job, apply};
+pub(crate) use resume::restore;
+
+/// Bytes waiting for the socket beyond which nothing more is delivered.
+const OUT_HIGH_WATER: usize = 256 * 1024;
+/// Events of one append.
+const BATCH_MAX: usize = 1024;
+
+/// Why a connection ends.
+#[derive(Clone, Debug)]
+pub(crate) struct Close {
+    pub(crate) reason: DisconnectReason,
+    /// Reason code of a DISCONNECT to an MQTT 5 client.
+    pub(crate) code: Option<u8>,
+    /// What went wrong, for the log and the client.
+    pub(crate) text: &'static str,
+}
+
+impl Close {
+    pub(crate) const fn protocol(code: u8, text: &'static str) -> Close {
+        Close { reason: DisconnectReason::ProtocolError, code: Some(code), text }
+    }
+
+    pub(crate) const fn lost(text: &'static str) -> Close {
+        Close { reason: DisconnectReason::ConnectionLost, code: None, text }
+    }
+}
+
+/// What is known about a connection's client.
+#[derive(Clone, Debug)]
+pub(crate) struct ClientInfo {
+    pub(crate) client: ByteString,
+    pub(crate) username: ByteString,
+    pub(crate) peer: ByteString,
+    pub(crate) epoch: Epoch,
+    pub(crate) version: Version,
+    pub(crate) clean_start: bool,
+    pub(crate) keep_alive_s: u16,
+    /// Session expiry in seconds.
+    pub(crate) expiry_s: u32,
+    pub(crate) will: Option<Will>,
+    /// QoS 1/2 messages on their way to the client at a time.
+    pub(crate) window: u16,
+    /// Largest packet the client takes.
+    pub(crate) max_packet_bytes: usize,
+    /// Reason strings may be sent.
+    pub(crate) problem_information: bool,
+}
+
+impl ClientInfo {
+    /// True where the session outlives its connection: what it has under way is then kept in the log.
+    pub(crate) const fn is_persistent(&self) -> bool {
+        self.expiry_s > 0
+    }
+}
+
+/// See the module.
+pub(crate) struct Session {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) info: ClientInfo,
+    /// Bytes for the socket.
+    pub(crate) out: BytesMut,
+    pub(crate) mailbox: Mailbox,
+    pub(crate) inbox: Arc<LiveInbox>,
+    inbound: Inbound,
+    outbound: Outbound,
+    subscriptions: HashMap<ByteString, SubscriptionOptions>,
+    batch: Batch,
+    pending: Pending,
+    jobs: VecDeque<Job>,
+    /// Packet ids to be sent again after a resume.
+    resend: VecDeque<u16>,
+    /// Deliveries taken from the mailbox that the window has no room for.
+    held: VecDeque<Delivery>,
+    /// QoS 1/2 publishes sent on this connection and not settled.
+    under_way: usize,
+    /// Granted QoS 0: settled once the bytes are written.
+    unwritten: Vec<Lsn>,
+    taken: Vec<Delivery>,
+    settled: Vec<(Lsn, Option<u16>, AckOutcome)>,
+    pub(crate) blocked: bool,
+    pub(crate) cancel_will: bool,
+    pub(crate) changed_expiry_s: Option<u32>,
+}
+
+/// What a session starts from.
+pub(crate) struct Start {
+    pub(crate) mailbox: Mailbox,
+    pub(crate) inbox: Arc<LiveInbox>,
+    pub(crate) outbound: Outbound,
+    pub(crate) received: Vec<u16>,
+    pub(crate) subscriptions: HashMap<ByteString, SubscriptionOptions>,
+}
+
+impl Session {
+    pub(crate) fn new(shared: Arc<Shared>, info: ClientInfo, start: Start) -> Session {
+        let options = &shared.options;
+        for (filter, subscription) in &start.subscriptions {
+            shared.live.subscribe(filter, &start.inbox, *subscription);
+        }
+        Session {
+            inbound: Inbound::new(start.received, options.receive_maximum.max(1), options.topic_alias_maximum),
+            resend: start.outbound.in_order().into(),
+            outbound: start.outbound,
+            shared,
+            info,
+            out: BytesMut::with_capacity(4096),
+            mailbox: start.mailbox,
+            inbox: start.inbox,
+            subscriptions: start.subscriptions,
+            batch: Batch::default(),
+            pending: Pending::default(),
+            jobs: VecDeque::new(),
+            held: VecDeque::new(),
+            under_way: 0,
+            unwritten: Vec::new(),
+            taken: Vec::new(),
+            settled: Vec::new(),
+            blocked: false,
+            cancel_will: false,
+            changed_expiry_s: None,
+        }
+    }
+
+    /// True while packets may be taken in: nothing the client asked for is unfinished, and not too much waits for the disk.
+    pub(crate) fn may_read(&self) -> bool {
+        !self.blocked
+            && self.batch.len() < BATCH_MAX
+            && self.pending.len() + self.batch.len() < self.shared.options.pending_acks.max(1)
+            && self.out.len() < OUT_HIGH_WATER * 4
+            && !self.jobs.front().is_some_and(Job::is_clients)
+    }
+
+    /// True while there is room for deliveries.
+    pub(crate) fn may_deliver(&self) -> bool {
+        self.out.len() < OUT_HIGH_WATER
+    }
+
+    /// True while stored messages may be taken from the mailbox.
+    pub(crate) fn may_take(&self) -> bool {
+        self.may_deliver() && !self.blocked && self.held.is_empty() && self.resend.is_empty()
+    }
+
+    /// An event nothing waits for.
+    pub(crate) fn log(&mut self, event: Event) {
+        self.batch.event(event);
+    }
+
+    /// The events to be appended now; `None` where there is nothing.
+    pub(crate) fn take_batch(&mut self) -> Option<Batch> {
+        if self.blocked || self.batch.is_empty() {
+            return None;
+        }
+        Some(std::mem::take(&mut self.batch))
+    }
+
+    /// A batch is in the log (or had nothing for it).
+    pub(crate) fn committed(&mut self, batch: Batch, appended: Option<Appended>) {
+        self.pending.extend(batch, appended);
+    }
+
+    /// The record that must be durable before anything more can be sent.
+    pub(crate) fn waits_for(&self) -> Option<Lsn> {
+        self.pending.waits_for()
+    }
+
+    /// Writes what the watermark has passed.
+    pub(crate) fn release(&mut self, durable_end: Lsn) {
+        let mut acks = 0;
+        while let Some(reply) = self.pending.release(durable_end) {
+            acks += u64::from(matches!(reply, Reply::PubAck { .. } | Reply::PubRec { .. }));
+            self.answer(reply);
+        }
+        if acks > 0 {
+            metrics::counter!(ACKS_SENT).increment(acks);
+        }
+    }
+
+    /// The out buffer has been written to the socket.
+    pub(crate) fn written(&mut self) {
+        if !self.unwritten.is_empty() {
+            self.settled.extend(self.unwritten.drain(..).map(|lsn| (lsn, None, AckOutcome::Sent)));
+            self.settle();
+        }
+    }
+
+    fn settle(&mut self) {
+        if !self.settled.is_empty() {
+            self.mailbox.settle(&self.settled);
+            self.settled.clear();
+        }
+    }
+
+    /// Writes a packet, unless it is larger than the client takes.
+    fn write(&mut self, packet: &Packet) -> bool {
+        let before = self.out.len();
+        if let Err(error) = encode(packet, self.info.version, &mut self.out) {
+            tracing::warn!(client = %self.info.client, %error, "a packet can't be written");
+            metrics::counter!(DROPPED, "reason" => "too_large").increment(1);
+            return false;
+        }
+        if self.out.len() - before > self.info.max_packet_bytes {
+            self.out.truncate(before);
+            return false;
+        }
+        true
+    }
+
+    /// Takes the session apart at the connection's end.
+    pub(crate) fn finish(mut self) -> (ClientInfo, Mailbox, Outbound, Vec<u16>) {
+        self.settle();
+        for filter in self.subscriptions.keys() {
+            self.shared.live.unsubscribe(filter, &self.inbox);
+        }
+        self.shared.registry.count_shed(self.inbox.shed());
+        let received = self.inbound.received();
+        (self.info, self.mailbox, self.outbound, received)
+    }
+}

@@ -1,0 +1,161 @@
+//! SUBSCRIBE and UNSUBSCRIBE, by the client and on its behalf: what is asked, logged, applied, and only then answered.
+
+use bytestring::ByteString;
+use forebay_engine::event::{Event, Subscribed, SubscriptionOptions, Unsubscribed};
+use forebay_engine::topic::check_filter;
+use forebay_engine::{Engine, QoS};
+use futures_util::future::{BoxFuture, FutureExt};
+use tokio::sync::oneshot;
+
+use super::{ClientInfo, Close, Session};
+use crate::codec::{Packet, SubAck, Subscribe, Unsubscribe, reason};
+
+/// A change of subscriptions that is under way.
+#[derive(Debug)]
+pub(crate) struct Job {
+    /// Filters to subscribe to.
+    add: Vec<(ByteString, SubscriptionOptions)>,
+    /// Filters to unsubscribe from.
+    remove: Vec<ByteString>,
+    asked_by: AskedBy,
+}
+
+#[derive(Debug)]
+enum AskedBy {
+    /// SUBSCRIBE or UNSUBSCRIBE: the acknowledgement to be sent.
+    Client(Box<Packet>),
+    /// The store, a channel or an operator.
+    Proxy(Option<oneshot::Sender<()>>),
+}
+
+impl Job {
+    /// A subscription on the client's behalf.
+    pub(crate) fn subscribe_for(filter: ByteString, qos: QoS, done: Option<oneshot::Sender<()>>) -> Job {
+        let add = vec![(filter, SubscriptionOptions::of_qos(qos))];
+        Job { add, remove: Vec::new(), asked_by: AskedBy::Proxy(done) }
+    }
+
+    /// The end of a subscription on the client's behalf.
+    pub(crate) fn unsubscribe_for(filter: ByteString, done: oneshot::Sender<()>) -> Job {
+        Job { add: Vec::new(), remove: vec![filter], asked_by: AskedBy::Proxy(Some(done)) }
+    }
+
+    /// True where the client itself waits for the answer; its later packets wait too.
+    pub(crate) fn is_clients(&self) -> bool {
+        matches!(self.asked_by, AskedBy::Client(_))
+    }
+
+    fn events(&self, info: &ClientInfo) -> Vec<Event> {
+        let by_proxy = !self.is_clients();
+        let (client, epoch) = (&info.client, info.epoch);
+        let add = self.add.iter().map(|(filter, options)| {
+            let (client, filter, options) = (client.clone(), filter.clone(), *options);
+            Event::Subscribed(Subscribed { client, epoch, filter, options, by_proxy })
+        });
+        let remove = self.remove.iter().map(|filter| {
+            Event::Unsubscribed(Unsubscribed { client: client.clone(), epoch, filter: filter.clone(), by_proxy })
+        });
+        add.chain(remove).collect()
+    }
+}
+
+impl Session {
+    pub(super) fn on_subscribe(&mut self, subscribe: Subscribe) {
+        let v5 = self.info.version.is_v5();
+        let mut add = Vec::new();
+        let mut codes = Vec::with_capacity(subscribe.filters.len());
+        for requested in subscribe.filters {
+            let refused = if requested.filter.starts_with("$share/") {
+                Some(reason::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED)
+            } else {
+                check_filter(&requested.filter).is_err().then_some(reason::TOPIC_FILTER_INVALID)
+            };
+            codes.push(match refused {
+                Some(code) if v5 => code,
+                Some(_) => reason::UNSPECIFIED_ERROR,
+                None => requested.options.qos.as_u8(),
+            });
+            if refused.is_none() {
+                add.push((requested.filter, requested.options));
+            }
+        }
+        let ack = SubAck { packet_id: subscribe.packet_id, codes, ..SubAck::default() };
+        let asked_by = AskedBy::Client(Box::new(Packet::SubAck(ack)));
+        self.jobs.push_back(Job { add, remove: Vec::new(), asked_by });
+    }
+
+    pub(super) fn on_unsubscribe(&mut self, unsubscribe: Unsubscribe) {
+        let known = |filter: &ByteString| self.subscriptions.contains_key(filter);
+        let code = |filter| if known(filter) { reason::SUCCESS } else { reason::NO_SUBSCRIPTION_EXISTED };
+        let codes = unsubscribe.filters.iter().map(code).collect();
+        let remove = unsubscribe.filters.iter().filter(|f| known(f)).cloned().collect();
+        let ack = SubAck { packet_id: unsubscribe.packet_id, codes, ..SubAck::default() };
+        let asked_by = AskedBy::Client(Box::new(Packet::UnsubAck(ack)));
+        self.jobs.push_back(Job { add: Vec::new(), remove, asked_by });
+    }
+
+    /// Queues a change on the client's behalf. A filter that can't be subscribed to is logged and dropped.
+    pub(crate) fn request(&mut self, job: Job) {
+        match job.add.iter().find(|(filter, _)| filter.starts_with("$share/") || check_filter(filter).is_err()) {
+            Some((filter, _)) => {
+                tracing::warn!(client = %self.info.client, %filter, "a proxy subscription has an invalid filter");
+            }
+            None => self.jobs.push_back(job),
+        }
+    }
+
+    /// The work of the oldest change; it resolves when the change is in effect for the engine.
+    pub(crate) fn start_job(&mut self) -> Option<BoxFuture<'static, Result<(), Close>>> {
+        let job = self.jobs.front()?;
+        let events = job.events(&self.info);
+        let filters: Vec<_> = job.add.iter().map(|(filter, _)| filter.clone()).collect();
+        for filter in &job.remove {
+            self.shared.live.unsubscribe(filter, &self.inbox);
+        }
+        let (shared, client) = (self.shared.clone(), self.info.client.clone());
+        let work = async move {
+            for filter in &filters {
+                shared.store.before_subscribe(&client, filter).await;
+            }
+            apply(&shared.engine, &events).await
+        };
+        Some(work.boxed())
+    }
+
+    /// The oldest change is in effect: live messages follow it, and whoever asked is answered.
+    pub(crate) fn finish_job(&mut self) {
+        let Some(job) = self.jobs.pop_front() else { return };
+        for (filter, options) in job.add {
+            self.shared.live.subscribe(&filter, &self.inbox, options);
+            self.subscriptions.insert(filter, options);
+        }
+        for filter in &job.remove {
+            self.subscriptions.remove(filter);
+        }
+        match job.asked_by {
+            AskedBy::Client(ack) => {
+                self.write(&ack);
+            }
+            AskedBy::Proxy(Some(done)) => {
+                let _ = done.send(());
+            }
+            AskedBy::Proxy(None) => {}
+        }
+    }
+}
+
+/// Appends events and waits until they are durable and state includes them.
+pub(crate) async fn apply(engine: &Engine, events: &[Event]) -> Result<(), Close> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let stopped = Close::protocol(reason::IMPLEMENTATION_SPECIFIC_ERROR, "the log takes no more records");
+    let appended = engine.append_wait(events).await.map_err(|error| {
+        tracing::error!(%error, "a session change could not be logged");
+        stopped.clone()
+    })?;
+    engine.applied(appended.last).await.map_err(|error| {
+        tracing::error!(%error, "a session change could not be logged");
+        stopped
+    })
+}

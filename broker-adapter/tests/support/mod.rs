@@ -1,0 +1,174 @@
+//! A broker on a free port over an engine in a temporary folder, and raw bytes to talk to it.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use forebay_broker_adapter::client::{Client, ClientError, ClientSession, ConnectOptions, Incoming};
+use forebay_broker_adapter::codec::{Decoder, PACKET_BYTES_MAX, Packet, Publish, Version, encode};
+use forebay_broker_adapter::{Broker, BrokerOptions, NoStore};
+use forebay_engine::event::SubscriptionOptions;
+use forebay_engine::{Engine, EngineOptions, QoS};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+pub struct Server {
+    pub broker: Broker,
+    pub engine: Engine,
+    pub address: SocketAddr,
+    pub dir: TempDir,
+}
+
+pub fn open_engine(dir: &Path) -> Engine {
+    let mut options = EngineOptions::new(dir);
+    options.log.segment_bytes = 1 << 20;
+    Engine::open(options).unwrap().0
+}
+
+/// Closes the engine and lets go of it.
+fn close(engine: Engine) {
+    engine.close();
+}
+
+pub async fn serve_in(dir: TempDir, options: BrokerOptions) -> Server {
+    let engine = open_engine(dir.path());
+    let options = BrokerOptions { listeners: vec![SocketAddr::from(([127, 0, 0, 1], 0))], ..options };
+    let broker = Broker::start(engine.clone(), options, Arc::new(NoStore)).await.unwrap();
+    let address = broker.local_addrs()[0];
+    Server { broker, engine, address, dir }
+}
+
+pub async fn serve() -> Server {
+    serve_in(tempfile::tempdir().unwrap(), BrokerOptions::default()).await
+}
+
+impl Server {
+    /// Stops in order and starts again over the same folder.
+    pub async fn restart(self) -> Server {
+        let Server { broker, engine, dir, .. } = self;
+        assert!(broker.shutdown(PATIENCE).await);
+        close(engine);
+        serve_in(dir, BrokerOptions::default()).await
+    }
+
+    pub async fn connect(&self, options: ConnectOptions) -> Client {
+        self.resume(options, ClientSession::default()).await
+    }
+
+    pub async fn resume(&self, options: ConnectOptions, session: ClientSession) -> Client {
+        Client::connect(self.address, options, session).await.unwrap()
+    }
+}
+
+pub async fn next(client: &mut Client) -> Incoming {
+    tokio::time::timeout(PATIENCE, client.next()).await.expect("something comes").unwrap()
+}
+
+pub async fn message(client: &mut Client) -> Publish {
+    loop {
+        if let Incoming::Message(publish) = next(client).await {
+            return publish;
+        }
+    }
+}
+
+pub async fn end(client: &mut Client) -> ClientError {
+    loop {
+        if let Err(error) = tokio::time::timeout(PATIENCE, client.next()).await.expect("the connection ends") {
+            return error;
+        }
+    }
+}
+
+pub async fn subscribe(client: &mut Client, filter: &str, qos: QoS) -> Vec<u8> {
+    subscribe_with(client, filter, SubscriptionOptions::of_qos(qos)).await
+}
+
+pub async fn subscribe_with(client: &mut Client, filter: &str, options: SubscriptionOptions) -> Vec<u8> {
+    let id = client.subscribe(&[(filter, options)]).unwrap();
+    loop {
+        if let Incoming::Subscribed(ack) = next(client).await {
+            assert_eq!(ack.packet_id, id);
+            return ack.codes;
+        }
+    }
+}
+
+/// Publishes and waits for the completion; its reason code.
+pub async fn publish(client: &mut Client, topic: &str, payload: &str, qos: QoS, retain: bool) -> u8 {
+    let id = client.publish(topic, Bytes::copy_from_slice(payload.as_bytes()), qos, retain).unwrap();
+    client.flush().await.unwrap();
+    if id == 0 {
+        return 0;
+    }
+    loop {
+        if let Incoming::Completed(done) = next(client).await
+            && done.packet_id == id
+        {
+            return done.reason;
+        }
+    }
+}
+
+/// A ping and its answer: everything sent before has been read by the server.
+pub async fn ping(client: &mut Client) -> Vec<Publish> {
+    client.ping().unwrap();
+    let mut seen = Vec::new();
+    loop {
+        match next(client).await {
+            Incoming::Pong => return seen,
+            Incoming::Message(publish) => seen.push(publish),
+            _ => {}
+        }
+    }
+}
+
+/// A connection that sends and receives packets one by one, with no state of its own.
+pub struct Raw {
+    pub stream: TcpStream,
+    decoder: Decoder,
+    input: BytesMut,
+    version: Version,
+}
+
+impl Raw {
+    pub async fn open(address: SocketAddr, version: Version) -> Raw {
+        let stream = TcpStream::connect(address).await.unwrap();
+        Raw { stream, decoder: Decoder::client(version, PACKET_BYTES_MAX), input: BytesMut::new(), version }
+    }
+
+    pub fn bytes(&self, packets: &[Packet]) -> BytesMut {
+        let mut out = BytesMut::new();
+        for packet in packets {
+            encode(packet, self.version, &mut out).unwrap();
+        }
+        out
+    }
+
+    pub async fn send(&mut self, packets: &[Packet]) {
+        let bytes = self.bytes(packets);
+        self.stream.write_all(&bytes).await.unwrap();
+    }
+
+    /// The next packet; `None` when the server has closed the connection.
+    pub async fn receive(&mut self) -> Option<Packet> {
+        tokio::time::timeout(PATIENCE, async {
+            loop {
+                if let Some(packet) = self.decoder.decode(&mut self.input).unwrap() {
+                    return Some(packet);
+                }
+                if self.stream.read_buf(&mut self.input).await.unwrap() == 0 {
+                    return None;
+                }
+            }
+        })
+        .await
+        .expect("a packet or the end comes")
+    }
+}
