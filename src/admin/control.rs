@@ -1,0 +1,54 @@
+//! What admin HTTP asks of the running server.
+
+use super::status::{Cursor, DeadLetterRow, Done, RecordRow, SegmentRow, SinkStatus, Status};
+
+/// Most records given in one answer.
+pub const RECORDS_MAX: u64 = 10_000;
+
+/// Why a question has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ControlError {
+    /// There is no such thing.
+    #[error("{0}")]
+    Unknown(String),
+    /// It failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// The running server as its operator sees it. Methods may wait for the disk.
+pub trait Control: Send + Sync + 'static {
+    /// All of it.
+    fn status(&self) -> Status;
+    /// Why the server is not ready; empty = it is.
+    fn not_ready(&self) -> Vec<String>;
+    /// The sinks.
+    fn sinks(&self) -> Vec<SinkStatus>;
+    /// Stops a sink; records wait in the log.
+    ///
+    /// # Errors
+    /// Where there is no such sink (so in the methods below).
+    fn pause(&self, sink: &str) -> Result<Done, ControlError>;
+    /// Lets it go on.
+    fn resume(&self, sink: &str) -> Result<Done, ControlError>;
+    /// Its dead letters, oldest first.
+    fn dead_letters(&self, sink: &str) -> Result<Vec<DeadLetterRow>, ControlError>;
+    /// One of them.
+    fn dead_letter(&self, sink: &str, id: u64) -> Result<DeadLetterRow, ControlError>;
+    /// Gives them (all where `ids` is empty) to the database again.
+    fn replay(&self, sink: &str, ids: &[u64]) -> Result<Done, ControlError>;
+    /// Forgets them.
+    fn drop_letters(&self, sink: &str, ids: &[u64]) -> Result<Done, ControlError>;
+    /// Cursors of sessions and sinks.
+    fn cursors(&self) -> Vec<Cursor>;
+    /// The log's segments.
+    ///
+    /// # Errors
+    /// Where the disk fails.
+    fn segments(&self) -> Result<Vec<SegmentRow>, ControlError>;
+    /// Records from `from` on.
+    ///
+    /// # Errors
+    /// Where they were trimmed, are damaged, or the disk fails.
+    fn records(&self, from: u64, limit: u64) -> Result<Vec<RecordRow>, ControlError>;
+}

@@ -1,0 +1,202 @@
+//! What admin HTTP answers: JSON for programs, `Display` for people.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The whole server.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the program.
+    pub version: String,
+    /// Name of the node.
+    pub node: String,
+    /// Number of the node in msgids.
+    pub node_number: u16,
+    /// Data folder.
+    pub data: String,
+    /// Time since the start, seconds.
+    pub uptime_s: u64,
+    /// The log.
+    pub log: LogStatus,
+    /// Open MQTT connections.
+    pub connections: u64,
+    /// Sessions, connected or not.
+    pub sessions: u64,
+    /// The sinks.
+    pub sinks: Vec<SinkStatus>,
+    /// What opening found, in words.
+    pub recovery: String,
+}
+
+/// The log.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct LogStatus {
+    /// First record there is.
+    pub first: u64,
+    /// The durable watermark: every record below is on disk.
+    pub durable_end: u64,
+    /// Bytes of all segments on disk.
+    pub bytes: u64,
+    /// What an acknowledgement means: `synced`, `every` or `buffered`.
+    pub durability: String,
+}
+
+/// A sink.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct SinkStatus {
+    /// Its name.
+    pub name: String,
+    /// What it does: `running`, `paused`, `waiting` for its database, …
+    pub state: String,
+    /// Why it is not running.
+    pub reason: Option<String>,
+    /// The next record it looks at; everything below is done.
+    pub position: u64,
+    /// Durable records it has not dealt with.
+    pub lag_records: u64,
+    /// Its dead letters.
+    pub dead_letters: u64,
+}
+
+/// A cursor.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Cursor {
+    /// `session` or `sink`.
+    pub kind: String,
+    /// Client id or sink.
+    pub owner: String,
+    /// Filter of a session's cursor.
+    pub filter: String,
+    /// The next record it looks at, where it is known.
+    pub position: Option<u64>,
+    /// True when the client is connected or the sink runs.
+    pub active: bool,
+}
+
+/// A segment of the log.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct SegmentRow {
+    /// File name.
+    pub file: String,
+    /// First record.
+    pub first: u64,
+    /// Last record, where the segment is sealed and not empty.
+    pub last: Option<u64>,
+    /// Size, bytes.
+    pub bytes: u64,
+    /// True when nothing is appended to it any more.
+    pub sealed: bool,
+}
+
+/// A record.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct RecordRow {
+    /// Its number.
+    pub lsn: u64,
+    /// Its time, us since 1970.
+    pub time_us: u64,
+    /// Its kind.
+    pub kind: String,
+    /// Its body's size, bytes.
+    pub bytes: u64,
+    /// The public name of a message.
+    pub msgid: Option<String>,
+    /// The topic of a message.
+    pub topic: Option<String>,
+    /// The payload of a message; bytes that are no UTF-8 are replaced.
+    pub payload: Option<String>,
+    /// Everything in it, in words.
+    pub event: String,
+}
+
+/// A dead letter.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct DeadLetterRow {
+    /// Its number.
+    pub id: u64,
+    /// The record.
+    pub lsn: u64,
+    /// When it was given up, us since 1970.
+    pub time_us: u64,
+    /// Why.
+    pub reason: String,
+    /// The rule.
+    pub rule: String,
+    /// Attempts made.
+    pub attempts: u64,
+    /// The statement as it was to be executed, and the record.
+    pub detail: String,
+}
+
+/// What a command did.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Done {
+    /// In words.
+    pub done: String,
+    /// How many things it did it to.
+    pub count: u64,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "forebay {}  {} (number {})  up {} s", self.version, self.node, self.node_number, self.uptime_s)?;
+        writeln!(f, "data         {}", self.data)?;
+        let log = &self.log;
+        writeln!(
+            f,
+            "log          records {}..{} durable, {} bytes, {}",
+            log.first, log.durable_end, log.bytes, log.durability
+        )?;
+        writeln!(f, "recovery     {}", self.recovery)?;
+        write!(f, "clients      {} connections, {} sessions", self.connections, self.sessions)?;
+        for sink in &self.sinks {
+            write!(f, "\nsink         {sink}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for SinkStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, state) = (&self.name, &self.state);
+        write!(f, "{name}  {state}  position {}  lag {}  ", self.position, self.lag_records)?;
+        write!(f, "dead letters {}", self.dead_letters)?;
+        self.reason.iter().try_for_each(|reason| write!(f, "  ({reason})"))
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let position = self.position.map_or_else(|| "-".to_owned(), |lsn| lsn.to_string());
+        let active = if self.active { "active" } else { "idle" };
+        write!(f, "{:<8} {:<24} {:<24} {position:>12}  {active}", self.kind, self.owner, self.filter)
+    }
+}
+
+impl fmt::Display for SegmentRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let last = self.last.map_or_else(|| "-".to_owned(), |lsn| lsn.to_string());
+        let state = if self.sealed { "sealed" } else { "active" };
+        write!(f, "{}  {:>12} {last:>12} {:>12} bytes  {state}", self.file, self.first, self.bytes)
+    }
+}
+
+impl fmt::Display for RecordRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:>10}  {}  {:<20} {}", self.lsn, self.time_us, self.kind, self.event)
+    }
+}
+
+impl fmt::Display for DeadLetterRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let DeadLetterRow { id, lsn, rule, attempts, reason, .. } = self;
+        write!(f, "{id:>6}  record {lsn}  rule {rule}  {attempts} attempts  {reason}")
+    }
+}
+
+impl fmt::Display for Done {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.done)
+    }
+}

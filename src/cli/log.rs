@@ -1,0 +1,89 @@
+//! `forebay log …` and `forebay cursor ls`: from the running server, or from the data folder where none runs.
+
+use serde::Serialize;
+
+use crate::admin::client::Client;
+use crate::admin::status::{Cursor, RecordRow, SegmentRow};
+use crate::cli::{CursorCommand, LogCommand, Options, check};
+use crate::datadir;
+use crate::exit::{Exit, Failure};
+use crate::offline;
+
+/// Records asked of the server at a time.
+const PAGE: u64 = 1000;
+
+/// Runs `forebay log …`.
+///
+/// # Errors
+/// Where the folder can't be read, is damaged, or is in use where it must not be.
+pub fn run(options: &Options, what: &LogCommand) -> Result<(), Failure> {
+    let settings = check::settings(options)?.settings;
+    let server = Client::of_running_server(&settings)?;
+    match what {
+        LogCommand::Ls => {
+            let rows = match &server {
+                Some(server) => server.get::<Vec<SegmentRow>>("/log/segments")?,
+                None => offline::segments(&datadir::lock(&settings.data)?, &settings)?,
+            };
+            print_rows(&rows, options.json);
+        }
+        LogCommand::Dump { from, limit } => {
+            let lock = if server.is_some() { None } else { Some(datadir::lock(&settings.data)?) };
+            let mut next = *from;
+            let mut left = *limit;
+            while left > 0 {
+                let page = left.min(PAGE);
+                let rows: Vec<RecordRow> = match &server {
+                    Some(server) => server.get(&format!("/log/records?from={next}&limit={page}"))?,
+                    None => offline::records(&settings, next, page)?,
+                };
+                let Some(last) = rows.last() else { break };
+                next = last.lsn.saturating_add(1);
+                left = left.saturating_sub(rows.len() as u64);
+                print_rows(&rows, options.json);
+            }
+            drop(lock);
+        }
+        LogCommand::Verify => {
+            if server.is_some() {
+                let text = format!("{} is in use by a running server: stop it, then verify", settings.data.display());
+                return Err(Failure::new(Exit::Locked, text));
+            }
+            let lock = datadir::lock(&settings.data)?;
+            let report = offline::verify(&lock, &settings)?;
+            if options.json {
+                println!("{}", serde_json::json!({ "ok": true, "report": report }));
+            } else {
+                println!("{report}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Runs `forebay cursor …`.
+///
+/// # Errors
+/// Where neither a server nor the folder can be asked.
+pub fn cursors(options: &Options, what: &CursorCommand) -> Result<(), Failure> {
+    let CursorCommand::Ls = what;
+    let settings = check::settings(options)?.settings;
+    let rows: Vec<Cursor> = match Client::of_running_server(&settings)? {
+        Some(server) => server.get("/cursors")?,
+        None => offline::cursors(&settings)?,
+    };
+    print_rows(&rows, options.json);
+    Ok(())
+}
+
+/// Prints rows as text, or one JSON object a line.
+pub fn print_rows<T: Serialize + std::fmt::Display>(rows: &[T], json: bool) {
+    for row in rows {
+        if json {
+            // These types hold nothing that JSON can't; an empty line would still be one line a row.
+            println!("{}", serde_json::to_string(row).unwrap_or_default());
+        } else {
+            println!("{row}");
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Settings: what they are, where they come from, and what is wrong with them.
+//!
+//! Every setting is described once, in [`fields::FIELDS`]; the file, the environment, the command line and the test of
+//! `docs/CONFIG.md` all go by that table. A later source wins over an earlier one: default, file, environment, command line.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+pub mod fault;
+pub mod fields;
+pub mod file;
+pub mod load;
+pub mod node;
+
+pub use load::{Overrides, load};
+
+/// Everything that can be set.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Data folder.
+    pub data: PathBuf,
+    /// EMQ X `.conf` files with rules and pools.
+    pub backends: Vec<PathBuf>,
+    /// Name and number of this node.
+    pub node: NodeSettings,
+    /// The MQTT listener and its limits.
+    pub mqtt: MqttSettings,
+    /// The admin HTTP listener.
+    pub admin: AdminSettings,
+    /// The log.
+    pub log: LogSettings,
+    /// The database sinks.
+    pub sinks: SinkSettings,
+    /// When `/ready` says no.
+    pub ready: ReadySettings,
+    /// Longest orderly shutdown, seconds.
+    pub shutdown_deadline_s: u64,
+    /// Messages of the program itself.
+    pub messages: MessageSettings,
+}
+
+/// Who this node is.
+#[derive(Clone, Debug)]
+pub struct NodeSettings {
+    /// The name in `mqtt_client.node` and its like.
+    pub name: String,
+    /// The number in msgids, 0..=65535; `None` = derived from the name once and kept in the data folder.
+    pub number: Option<u64>,
+}
+
+/// The MQTT listener.
+#[derive(Clone, Debug)]
+pub struct MqttSettings {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Largest packet taken, bytes.
+    pub packet_bytes_max: u64,
+    /// Connections at a time.
+    pub connections_max: u64,
+    /// QoS 1 and 2 publishes of one client that may wait for their acknowledgement.
+    pub receive_maximum: u64,
+    /// Longest session expiry granted, seconds.
+    pub session_expiry_s_max: u64,
+    /// What carries messages that are not waited for (QoS 0): false = our own matcher, true = rumqttd's router.
+    pub rumqttd_bus: bool,
+}
+
+/// The admin HTTP listener.
+#[derive(Clone, Debug)]
+pub struct AdminSettings {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// What requests must carry as `Authorization: Bearer …`; needed where the address is not a loopback one.
+    pub token: Option<Secret>,
+}
+
+/// The log.
+#[derive(Clone, Debug)]
+pub struct LogSettings {
+    /// Size of a segment, bytes.
+    pub segment_bytes: u64,
+    /// When an acknowledgement may be sent.
+    pub durability: Durability,
+    /// Time between two syncs with [`Durability::Every`], milliseconds.
+    pub sync_interval_ms: u64,
+    /// Records waiting for the disk, bytes; publishers wait beyond it.
+    pub queue_bytes_max: u64,
+    /// Newest records kept in memory, bytes: readers that keep up never read the disk.
+    pub tail_cache_bytes: u64,
+    /// What a damaged last segment means for a start: false = refuse, true = keep a copy of the file and go on with what reads.
+    pub quarantine: bool,
+    /// Records that nobody needs any more are kept this long, seconds.
+    pub retention_age_s: u64,
+    /// While the log is smaller than this, nothing is removed for its size, bytes.
+    pub retention_bytes: u64,
+}
+
+/// What an acknowledgement means for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// `fdatasync` has returned.
+    Synced,
+    /// Written; a sync follows within `sync_interval_ms`. Not durable.
+    Every,
+    /// Handed to the operating system. Not durable.
+    Buffered,
+}
+
+/// The database sinks.
+#[derive(Clone, Debug)]
+pub struct SinkSettings {
+    /// How long a subscriber may wait for a database's answer, milliseconds.
+    pub lookup_deadline_ms: u64,
+    /// A request that a database does not answer within this time counts as failed, milliseconds.
+    pub request_deadline_ms: u64,
+    /// Operations of one sink in memory, bytes.
+    pub memory_bytes_max: u64,
+    /// How long a batch may wait to fill, milliseconds.
+    pub batch_age_ms: u64,
+}
+
+/// When the server calls itself ready.
+#[derive(Clone, Debug)]
+pub struct ReadySettings {
+    /// Most records a sink may lag behind; 0 = lag does not matter.
+    pub sink_lag_records_max: u64,
+}
+
+/// Messages of the program itself, on stderr.
+#[derive(Clone, Debug)]
+pub struct MessageSettings {
+    /// Their form.
+    pub format: MessageFormat,
+    /// Which of them, in the syntax of `RUST_LOG`.
+    pub filter: String,
+}
+
+/// The form of messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MessageFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A text that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+const fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+const MIB: u64 = 1024 * 1024;
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            data: PathBuf::from("forebay-data"),
+            backends: Vec::new(),
+            node: NodeSettings { name: node::default_name(), number: None },
+            mqtt: MqttSettings {
+                listen: loopback(1883),
+                packet_bytes_max: MIB,
+                connections_max: 100_000,
+                receive_maximum: 1024,
+                session_expiry_s_max: u64::from(u32::MAX),
+                rumqttd_bus: false,
+            },
+            admin: AdminSettings { listen: loopback(18830), token: None },
+            log: LogSettings {
+                segment_bytes: 64 * MIB,
+                durability: Durability::Synced,
+                sync_interval_ms: 100,
+                queue_bytes_max: 64 * MIB,
+                tail_cache_bytes: 32 * MIB,
+                quarantine: false,
+                retention_age_s: 7 * 24 * 3600,
+                retention_bytes: 10 * 1024 * MIB,
+            },
+            sinks: SinkSettings {
+                lookup_deadline_ms: 250,
+                request_deadline_ms: 30_000,
+                memory_bytes_max: 32 * MIB,
+                batch_age_ms: 5,
+            },
+            ready: ReadySettings { sink_lag_records_max: 0 },
+            shutdown_deadline_s: 30,
+            messages: MessageSettings { format: MessageFormat::Text, filter: "info".into() },
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! The program `forebay`: configuration, command line and admin HTTP round the engine, the sinks and the broker.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+mod admin;
+mod banner;
+mod cli;
+mod config;
+mod datadir;
+mod demo;
+mod exit;
+mod offline;
+mod run;
+mod server;
+mod telemetry;
+
+use cli::{Cli, Command};
+use exit::Exit;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let options = &cli.options;
+    let result = match cli.command.as_ref().unwrap_or(&Command::Run) {
+        Command::Run => server::run(options),
+        Command::Check => cli::check::run(options),
+        Command::Status => cli::admin::status(options),
+        Command::Log { what } => cli::log::run(options, what),
+        Command::Cursor { what } => cli::log::cursors(options, what),
+        Command::Sink { what } => cli::admin::sink(options, what),
+        Command::Dlq { what } => cli::admin::dlq(options, what),
+        Command::Demo => demo::run(options),
+    };
+    match result {
+        Ok(()) => Exit::Ok.into(),
+        Err(failure) => {
+            if options.json {
+                eprintln!("{}", serde_json::json!({ "error": failure.message, "exit": failure.exit as u8 }));
+            } else {
+                eprintln!("forebay: {failure}");
+            }
+            failure.exit.into()
+        }
+    }
+}

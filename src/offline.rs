@@ -1,0 +1,107 @@
+//! Reading the data folder without a server.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use forebay_engine::disk::RealDisk;
+use forebay_engine::engine::EngineOptions;
+use forebay_engine::log::{self, ReadError};
+use forebay_engine::{Engine, Lsn};
+
+use crate::admin::status::{Cursor, RecordRow, SegmentRow};
+use crate::config::{Settings, node};
+use crate::datadir::Lock;
+use crate::exit::{Exit, Failure};
+use crate::run::engine;
+
+/// The segments of a data folder.
+///
+/// # Errors
+/// Where the folder can't be read.
+pub fn segments(data: &Path, _settings: &Settings) -> Result<Vec<SegmentRow>, Failure> {
+    segments_in(&data.join("log"))
+}
+
+/// The segments of a log's folder, by name, which is by first record.
+///
+/// # Errors
+/// Where the folder can't be read.
+pub fn segments_in(dir: &Path) -> Result<Vec<SegmentRow>, Failure> {
+    let failed = |source: std::io::Error| Failure::io(dir.display(), &source);
+    let mut rows = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let file = entry.file_name().to_string_lossy().into_owned();
+        let Some(first) = file.strip_suffix(".seg").and_then(|name| name.parse().ok()) else { continue };
+        let bytes = entry.metadata().map_err(failed)?.len();
+        rows.push(SegmentRow { file, first, last: None, bytes, sealed: true });
+    }
+    rows.sort_by_key(|row| row.first);
+    for at in 1..rows.len() {
+        let next = rows.get(at).map_or(0, |row| row.first);
+        if let Some(row) = rows.get_mut(at - 1) {
+            row.last = Some(next.saturating_sub(1));
+        }
+    }
+    if let Some(row) = rows.last_mut() {
+        row.sealed = false;
+    }
+    Ok(rows)
+}
+
+/// Records from `from` on. The caller holds the folder's lock.
+///
+/// # Errors
+/// Where they can't be read.
+pub fn records(settings: &Settings, from: u64, limit: u64) -> Result<Vec<RecordRow>, Failure> {
+    let node = node::number(&settings.data, &settings.node.name, settings.node.number)
+        .map_err(|source| Failure::io(settings.data.join("node").display(), &source))?;
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let mut rows = Vec::new();
+    let visited = log::dump(&RealDisk, &settings.data.join("log"), Lsn(from), &mut |_, _, record| {
+        rows.push(engine::row(&record, node));
+        if rows.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    match visited {
+        Ok(()) => Ok(rows),
+        // What reads is shown; the damage is told when it is next.
+        Err(_) if !rows.is_empty() => Ok(rows),
+        Err(ReadError::Io { file, source }) => Err(Failure::io(file.display(), &source)),
+        Err(source) => Err(Failure::new(Exit::Damaged, source.to_string())),
+    }
+}
+
+/// Reads every byte of the log.
+///
+/// # Errors
+/// Where something is damaged ([`Exit::Damaged`]) or can't be read.
+pub fn verify(lock: &Lock, _settings: &Settings) -> Result<String, Failure> {
+    let dir = lock.join("log");
+    let report = log::verify(&RealDisk, &dir).map_err(|source| Failure::new(Exit::Failure, source.to_string()))?;
+    if !report.is_sound() {
+        let lines: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
+        return Err(Failure::new(Exit::Damaged, lines.join("\n")));
+    }
+    let records: u64 = report.segments.iter().map(|segment| segment.records).sum();
+    let bytes: u64 = report.segments.iter().map(|segment| segment.used).sum();
+    let count = report.segments.len();
+    let mut text = format!("log {} is sound: {records} records in {count} segments, {bytes} bytes", report.log_id);
+    if report.decision == Some(log::Decision::Cut) {
+        text.push_str("; the next start cuts a torn tail that was never acknowledged");
+    }
+    Ok(text)
+}
+
+/// All cursors, by opening the engine as a start would (its lock is taken, recovery runs, nothing is appended).
+///
+/// # Errors
+/// Where it does not open.
+pub fn cursors(settings: &Settings) -> Result<Vec<Cursor>, Failure> {
+    // Opening makes a folder that is not there; looking must not.
+    drop(crate::datadir::lock(&settings.data)?);
+    let (engine, _) =
+        Engine::open(EngineOptions::new(&settings.data)).map_err(|source| engine::refused(&settings.data, source))?;
+    let cursors = engine::subscriber_cursors(&engine);
+    engine.close();
+    Ok(cursors)
+}

@@ -1,0 +1,73 @@
+//! The lines that know the broker.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use forebay_broker_adapter::{Broker, BrokerOptions, LiveBusKind, StartError, Store};
+use forebay_engine::Engine;
+
+use super::sinks::Waiting;
+use crate::config::Settings;
+use crate::exit::{Exit, Failure};
+
+/// The MQTT side of the server.
+pub trait BrokerSide: Send + Sync {
+    /// Where it listens.
+    fn local_addr(&self) -> Option<SocketAddr>;
+    /// Open connections.
+    fn connections(&self) -> u64;
+    /// Closes the listener, tells clients that the server shuts down, and waits for them within the deadline.
+    fn shutdown(&self, deadline: Duration) -> Waiting<'_>;
+}
+
+struct Running {
+    broker: Broker,
+}
+
+impl BrokerSide for Running {
+    fn local_addr(&self) -> Option<SocketAddr> {
+        self.broker.local_addrs().first().copied()
+    }
+
+    fn connections(&self) -> u64 {
+        self.broker.stats().connections as u64
+    }
+
+    fn shutdown(&self, deadline: Duration) -> Waiting<'_> {
+        Box::pin(async move {
+            if !self.broker.shutdown(deadline).await {
+                tracing::warn!("some connections did not end within the deadline and were cut");
+            }
+        })
+    }
+}
+
+/// Starts the listener.
+///
+/// # Errors
+/// Where the address can't be listened on.
+pub async fn start(
+    engine: &Engine,
+    settings: &Settings,
+    store: Arc<dyn Store>,
+) -> Result<Box<dyn BrokerSide>, Failure> {
+    let mqtt = &settings.mqtt;
+    let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    let options = BrokerOptions {
+        listeners: vec![mqtt.listen],
+        max_packet_bytes: size(mqtt.packet_bytes_max),
+        max_connections: size(mqtt.connections_max),
+        receive_maximum: u16::try_from(mqtt.receive_maximum).unwrap_or(u16::MAX),
+        session_expiry_max: u32::try_from(mqtt.session_expiry_s_max).unwrap_or(u32::MAX),
+        live_bus: if mqtt.rumqttd_bus { LiveBusKind::Rumqttd } else { LiveBusKind::Trie },
+        ..BrokerOptions::default()
+    };
+    match Broker::start(engine.clone(), options, store).await {
+        Ok(broker) => Ok(Box::new(Running { broker })),
+        Err(StartError::Bind { source, address, remedy }) if source.kind() == std::io::ErrorKind::AddrInUse => {
+            Err(Failure::new(Exit::AddressInUse, format!("the MQTT address {address} is in use: {remedy}")))
+        }
+        Err(source) => Err(Failure::new(Exit::Failure, source.to_string())),
+    }
+}

@@ -1,0 +1,70 @@
+//! The lines that know how rules are loaded.
+
+use std::fmt::Write as _;
+
+use forebay_engine::Rules;
+use forebay_sinks::rule::{self, RuleSet};
+
+use crate::config::load::Loaded;
+use crate::exit::{Exit, Failure};
+
+/// The file of the default sink, in the data folder.
+const DEFAULT_FILE: &str = "forebay.db";
+
+/// The rules of this run.
+#[derive(Clone, Debug)]
+pub struct RuleSource {
+    /// Rules and pools.
+    pub set: RuleSet,
+}
+
+impl RuleSource {
+    /// How many rules there are.
+    pub fn count(&self) -> usize {
+        self.set.rules.len()
+    }
+
+    /// What the engine has to know of them.
+    pub fn engine_rules(&self) -> Rules {
+        self.set.engine_rules()
+    }
+
+    /// The databases, in words.
+    pub fn pools(&self) -> Vec<String> {
+        let shown = |pool: &rule::Pool| match pool.value("file").or_else(|| pool.value("server")) {
+            Some(place) => format!("{}/{} ({place})", pool.database, pool.name),
+            None => format!("{}/{}", pool.database, pool.name),
+        };
+        self.set.pools.iter().map(shown).collect()
+    }
+}
+
+/// Reads the rules of `forebay.toml` and of all `.conf` files; without any, everything goes to a SQLite file in the data
+/// folder. The second value is what is legal but suspect.
+///
+/// # Errors
+/// All faults of all files; a rule for a database that this build has no driver for is one.
+pub fn load(loaded: &Loaded) -> Result<(RuleSource, Vec<String>), Failure> {
+    let toml = loaded.file.as_ref().map(|(path, text)| (path.as_path(), text.as_str()));
+    let read = rule::load(&loaded.settings.backends, toml)
+        .map_err(|faults| Failure::new(Exit::Usage, format!("{faults}\n{}", count(faults.0.len()))))?;
+    let missing = read.rules.unavailable(forebay_sinks::AVAILABLE);
+    if !missing.is_empty() {
+        let mut text = String::new();
+        for fault in &missing {
+            let _ = writeln!(text, "{fault}");
+        }
+        return Err(Failure::new(Exit::Usage, format!("{text}{}", count(missing.len()))));
+    }
+    let warnings = read.warnings.iter().map(ToString::to_string).collect();
+    let set = if read.rules.pools.is_empty() && read.rules.rules.is_empty() {
+        RuleSet::default_sqlite(&loaded.settings.data.join(DEFAULT_FILE))
+    } else {
+        read.rules
+    };
+    Ok((RuleSource { set }, warnings))
+}
+
+fn count(faults: usize) -> String {
+    if faults == 1 { "1 fault; nothing was started".into() } else { format!("{faults} faults; nothing was started") }
+}

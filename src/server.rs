@@ -1,0 +1,151 @@
+//! `forebay run`: from the configuration to a running server, and to its end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::admin;
+use crate::banner::Banner;
+use crate::cli::Options;
+use crate::cli::check::{self, Configuration};
+use crate::config::{Durability, Settings, node};
+use crate::datadir::Server;
+use crate::exit::{Exit, Failure};
+use crate::run::Stack;
+use crate::telemetry;
+
+/// Runs the server until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Where the configuration has faults or a part does not start.
+pub fn run(options: &Options) -> Result<(), Failure> {
+    let configuration = check::configuration(options)?;
+    telemetry::start_messages(&configuration.loaded.settings.messages)?;
+    for warning in &configuration.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("forebay")
+        .build()
+        .map_err(|source| Failure::io("starting threads", &source))?;
+    runtime.block_on(serve(&configuration))
+}
+
+async fn serve(configuration: &Configuration) -> Result<(), Failure> {
+    let settings = &configuration.loaded.settings;
+    let mut signals = Signals::new().map_err(|source| Failure::io("listening for signals", &source))?;
+    let metrics = telemetry::start_metrics()?;
+    // Both addresses are tried before the data folder is touched. The broker binds its own a moment later.
+    drop(listen("MQTT", "--mqtt", settings.mqtt.listen).await?);
+    let listener = listen("admin", "--admin", settings.admin.listen).await?;
+    let admin_at = listener.local_addr().map_err(|source| Failure::io("the admin listener", &source))?;
+
+    std::fs::create_dir_all(&settings.data).map_err(|source| Failure::io(settings.data.display(), &source))?;
+    if crate::datadir::is_locked(&settings.data) {
+        return Err(crate::datadir::in_use(&settings.data));
+    }
+    let node_number = node::number(&settings.data, &settings.node.name, settings.node.number)
+        .map_err(|source| Failure::io(settings.data.join("node").display(), &source))?;
+    let stack = Arc::new(Stack::start(settings, &configuration.rules, node_number).await?);
+    let server = Server { pid: std::process::id(), admin: admin_at, mqtt: stack.mqtt() };
+    if let Err(source) = server.write(&settings.data) {
+        tracing::warn!("`forebay status` will not find this server: writing server.json: {source}");
+    }
+    announce(settings, &stack, &server, node_number);
+
+    let (stop_admin, admin_stopped) = tokio::sync::oneshot::channel::<()>();
+    let token = settings.admin.token.clone();
+    let control = Arc::new(Arc::clone(&stack));
+    let admin = tokio::spawn(async move {
+        // A dropped sender means the same as a message.
+        let stop = async { drop(admin_stopped.await) };
+        if let Err(source) = admin::serve(listener, control, metrics, token, stop).await {
+            tracing::error!("admin HTTP ended: {source}");
+        }
+    });
+
+    let first = signals.next().await;
+    tracing::info!("{first}: closing connections, writing what is in the log to the databases, syncing");
+    let deadline = Duration::from_secs(settings.shutdown_deadline_s);
+    let ended = tokio::select! {
+        () = stack.shutdown(deadline) => Ok(()),
+        second = signals.next() => Err(Failure::new(
+            Exit::Failure,
+            format!("{second}: ended at once; the next start recovers the log"),
+        )),
+    };
+    Server::forget(&settings.data);
+    drop(stop_admin);
+    admin.abort();
+    if ended.is_ok() {
+        tracing::info!("stopped; the log is synced and sealed");
+    }
+    ended
+}
+
+fn announce(settings: &Settings, stack: &Stack, server: &Server, node_number: u16) {
+    let durability = match settings.log.durability {
+        Durability::Synced => "synced",
+        Durability::Every => "every",
+        Durability::Buffered => "buffered",
+    };
+    let banner = Banner {
+        mqtt: server.mqtt,
+        admin: server.admin,
+        data: Path::new(&settings.data),
+        durability,
+        replicated: stack.replicated(),
+        recovery: stack.recovery(),
+        node: (&settings.node.name, node_number),
+    };
+    match settings.messages.format {
+        crate::config::MessageFormat::Text => eprintln!("{banner}"),
+        crate::config::MessageFormat::Json => tracing::info!(
+            mqtt = %banner.mqtt,
+            admin = %banner.admin,
+            data = %banner.data.display(),
+            durability,
+            replicated = ?banner.replicated,
+            recovery = banner.recovery,
+            "started"
+        ),
+    }
+}
+
+async fn listen(what: &str, option: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => {
+            let mut other = address;
+            other.set_port(address.port().wrapping_add(1));
+            let text =
+                format!("the {what} address {address} is in use: stop who listens there, or use `{option} {other}`");
+            Failure::new(Exit::AddressInUse, text)
+        }
+        _ => Failure::io(format!("listening on {address} ({option})"), &source),
+    })
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

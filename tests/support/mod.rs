@@ -1,0 +1,204 @@
+//! A server process with a data folder of its own, and what it has stored.
+#![allow(dead_code, reason = "every test program uses a part of this")]
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+#[path = "../../src/demo/client.rs"]
+pub mod client;
+
+use client::Session;
+
+/// How long something may take that happens in milliseconds on an idle machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(20);
+
+/// An address nobody listens on.
+pub fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// Waits until `condition` gives a value.
+pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} for: {what}");
+        std::thread::sleep(POLL);
+    }
+}
+
+/// The program, with nothing of this environment in its configuration.
+pub fn forebay() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("FOREBAY_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Runs the program to its end.
+pub fn run(args: &[&str], dir: &Path) -> Output {
+    forebay().args(args).current_dir(dir).stdin(Stdio::null()).output().unwrap()
+}
+
+/// A server that can be killed and started again on the same folder and addresses.
+pub struct Server {
+    pub dir: tempfile::TempDir,
+    pub mqtt: SocketAddr,
+    pub admin: SocketAddr,
+    child: Option<Child>,
+}
+
+impl Server {
+    /// Starts one in a new folder, on free ports.
+    pub fn start() -> Server {
+        let mut server = Server::stopped();
+        server.restart();
+        server
+    }
+
+    /// A folder and free ports, and no process yet.
+    pub fn stopped() -> Server {
+        let dir = tempfile::tempdir().unwrap();
+        Server { dir, mqtt: free_address(), admin: free_address(), child: None }
+    }
+
+    /// The command that runs it.
+    pub fn command(&self) -> Command {
+        let mut command = forebay();
+        command.args(["run", "--data"]).arg(self.data());
+        command.args(["--mqtt", &self.mqtt.to_string(), "--admin", &self.admin.to_string()]);
+        command.current_dir(self.dir.path());
+        command
+    }
+
+    /// Starts it again, and waits until it takes connections.
+    pub fn restart(&mut self) {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("stderr")).unwrap();
+        self.adopt(self.command().stdin(Stdio::null()).stderr(log).spawn().unwrap());
+    }
+
+    /// Takes a process over, and waits until it takes connections.
+    pub fn adopt(&mut self, child: Child) {
+        self.child = Some(child);
+        wait_for("the server to take connections", || {
+            if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
+                panic!("the server ended with {status}:\n{}", self.messages());
+            }
+            Session::new("", true).connect(self.mqtt).ok().map(|connection| drop(connection.disconnect()))
+        });
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// SIGKILL to the server that runs under a tracer, which then ends by itself.
+    pub fn kill_traced(&mut self) {
+        let text = std::fs::read(self.data().join("server.json")).unwrap();
+        let server: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        let sent = Command::new("kill").args(["-KILL", &server["pid"].to_string()]).status().unwrap();
+        assert!(sent.success());
+        let mut tracer = self.child.take().unwrap();
+        wait_for("the tracer to end", || tracer.try_wait().unwrap());
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub fn stop(&mut self) -> ExitStatus {
+        let mut child = self.child.take().unwrap();
+        let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        wait_for("the server to end", || child.try_wait().unwrap())
+    }
+
+    /// What it wrote to stderr.
+    pub fn messages(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("stderr")).unwrap_or_default()
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// A command on this server's folder; its standard output.
+    pub fn ask(&self, args: &[&str]) -> String {
+        let data = self.data();
+        let mut all = vec!["--data", data.to_str().unwrap()];
+        all.extend_from_slice(args);
+        let output = run(&all, self.dir.path());
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Waits until every sink has dealt with every record.
+    pub fn wait_stored(&self) {
+        wait_for("the sinks to catch up", || {
+            let rows = self.ask(&["sink", "ls", "--json"]);
+            let lags =
+                rows.lines().map(|row| serde_json::from_str::<serde_json::Value>(row).unwrap()["lag_records"].clone());
+            lags.into_iter().all(|lag| lag == 0).then_some(())
+        });
+    }
+
+    /// The messages in the SQLite file: (msgid, topic, payload), in order.
+    pub fn stored(&self) -> Vec<(String, String, String)> {
+        let sql = "select msgid, topic, cast(payload as text) from mqtt_msg order by id";
+        sqlite(&self.data().join("forebay.db"), sql)
+            .into_iter()
+            .map(|row| <[String; 3]>::try_from(row).unwrap())
+            .map(|[msgid, topic, payload]| (msgid, topic, payload))
+            .collect()
+    }
+
+    /// The messages in the log, from the offline command: the server must be stopped.
+    pub fn logged(&self) -> Vec<serde_json::Value> {
+        self.ask(&["log", "dump", "--json", "--limit", "1000000000"])
+            .lines()
+            .map(|row| serde_json::from_str::<serde_json::Value>(row).unwrap())
+            .filter(|row| row["kind"] == "published")
+            .collect()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            // A tracer that is killed leaves the server behind: end that too, by the id it wrote down.
+            let server = std::fs::read(self.data().join("server.json")).ok();
+            let server = server.and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
+            let pid = server.and_then(|server| server["pid"].as_u64());
+            if let Some(pid) = pid.filter(|pid| self.child.as_ref().is_some_and(|child| u64::from(child.id()) != *pid))
+            {
+                let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+            }
+            self.kill();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- messages of the server\n{}", self.messages());
+        }
+    }
+}
+
+/// Rows of a query as texts.
+pub fn sqlite(file: &Path, sql: &'static str) -> Vec<Vec<String>> {
+    use sqlx::{ConnectOptions as _, Connection as _, Row as _};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file).busy_timeout(PATIENCE);
+        let mut connection = options.connect().await.unwrap();
+        let rows = sqlx::query(sql).fetch_all(&mut connection).await.unwrap();
+        let rows = rows.iter().map(|row| (0..row.len()).map(|column| row.get::<String, _>(column)).collect()).collect();
+        connection.close().await.unwrap();
+        rows
+    })
+}

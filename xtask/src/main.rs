@@ -1,0 +1,59 @@
+//! Development tasks: `cargo xtask test`, `cargo xtask crash`, `cargo xtask services`.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod counts;
+mod provision;
+mod services;
+mod shell;
+mod steps;
+
+/// Development tasks of Forebay.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Provisions what the tests need and runs every check and test.
+    Test {
+        /// Run only this step (may be given several times).
+        #[arg(long, value_enum)]
+        only: Vec<steps::Step>,
+        /// Rounds of the crash test.
+        #[arg(long, default_value_t = 30)]
+        rounds: u32,
+    },
+    /// Runs the crash test alone: SIGKILL at random moments, that many rounds.
+    Crash {
+        /// Rounds.
+        #[arg(long, default_value_t = 1000)]
+        rounds: u32,
+    },
+    /// Servers for people who work on Forebay, on 127.0.0.1 and free ports.
+    Services {
+        /// What to do.
+        #[command(subcommand)]
+        action: services::Action,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Test { only, rounds } => steps::test(&only, rounds),
+        Task::Crash { rounds } => steps::crash(rounds),
+        Task::Services { action } => services::run(&action),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            eprintln!("xtask: {fault:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
