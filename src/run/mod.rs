@@ -71,7 +71,7 @@ impl Stack {
             settings: settings.clone(),
             node_number,
             recovery: engine::recovered(&report),
-            replicated: rules.pools(),
+            replicated: rules.pools(&settings.data),
             started: Instant::now(),
         };
         Ok(Stack { engine, sinks, broker, facts })

@@ -1,6 +1,7 @@
 //! The lines that know how rules are loaded.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use forebay_engine::Rules;
 use forebay_sinks::rule::{self, RuleSet};
@@ -8,7 +9,7 @@ use forebay_sinks::rule::{self, RuleSet};
 use crate::config::load::Loaded;
 use crate::exit::{Exit, Failure};
 
-/// The file of the default sink, in the data folder.
+/// The file of the default sink. Relative files are in the data folder, as those of all SQLite pools.
 const DEFAULT_FILE: &str = "forebay.db";
 
 /// The rules of this run.
@@ -29,9 +30,11 @@ impl RuleSource {
         self.set.engine_rules()
     }
 
-    /// The databases, in words.
-    pub fn pools(&self) -> Vec<String> {
-        let shown = |pool: &rule::Pool| match pool.value("file").or_else(|| pool.value("server")) {
+    /// The databases, in words; `data` is the data folder.
+    pub fn pools(&self, data: &Path) -> Vec<String> {
+        let file = |pool: &rule::Pool| pool.value("file").map(|file| data.join(file).display().to_string());
+        let server = |pool: &rule::Pool| pool.value("server").map(str::to_owned);
+        let shown = |pool: &rule::Pool| match file(pool).or_else(|| server(pool)) {
             Some(place) => format!("{}/{} ({place})", pool.database, pool.name),
             None => format!("{}/{}", pool.database, pool.name),
         };
@@ -58,7 +61,7 @@ pub fn load(loaded: &Loaded) -> Result<(RuleSource, Vec<String>), Failure> {
     }
     let warnings = read.warnings.iter().map(ToString::to_string).collect();
     let set = if read.rules.pools.is_empty() && read.rules.rules.is_empty() {
-        RuleSet::default_sqlite(&loaded.settings.data.join(DEFAULT_FILE))
+        RuleSet::default_sqlite(Path::new(DEFAULT_FILE))
     } else {
         read.rules
     };
