@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
+use bytestring::ByteString;
 use parking_lot::RwLock;
 
 use super::keeper::Job;
@@ -92,7 +93,7 @@ impl Applier {
             let mut state = self.state.write();
             for record in records.drain(..) {
                 let (lsn, time_us) = (record.lsn, record.time_us);
-                let event = Event::decode(record.kind, record.body).map_err(|e| format!("record {lsn}: {e}"))?;
+                let event = super::event_for_state(&record).map_err(|e| format!("record {lsn}: {e}"))?;
                 let change = state.apply(&self.hub.rules, lsn, time_us, &event);
                 applied.push((lsn, time_us, event, change));
             }
@@ -114,7 +115,8 @@ impl Applier {
         match (event, change) {
             (Event::Published(e), change) => {
                 if change == Change::Queued {
-                    self.hub.queued(lsn, &e.message.topic);
+                    // The queue keeps the name longer than the group's buffer should live.
+                    self.hub.queued(lsn, &ByteString::from(AsRef::<str>::as_ref(&e.message.topic)));
                 }
                 self.hub.publish(&StoredMessage { lsn, time_us, message: Arc::new(e.message) }, touched);
             }

@@ -11,15 +11,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 
+use bytes::Bytes;
 use bytestring::ByteString;
 use parking_lot::{Mutex, RwLock};
 
 use crate::clock::Clock;
 use crate::delivery::{self, AttachOptions, Hub, Mailbox, Work};
+use crate::event::codec::{CodecError, KIND_PUBLISHED};
 use crate::event::{Epoch, Event, Message, QoS};
 use crate::ids::{Lsn, MsgId};
 use crate::log::watermark::Watermark;
-use crate::log::{AppendError, Appended, Log, NewRecord, NotDurable, ReadError, WaitDurable};
+use crate::log::{AppendError, Appended, Log, NewRecord, NotDurable, ReadError, Record, WaitDurable};
 use crate::state::{Cursor, SessionView, State, StoredMessage};
 pub use keeper::Retention;
 pub use open::{OpenError, OpenReport, StateSource};
@@ -60,6 +62,13 @@ pub(crate) fn append(log: &Log, events: &[Event]) -> Result<Appended, AppendErro
         })
         .collect();
     log.append_batch(records)
+}
+
+/// The event of a record that goes into state. Names are kept there for long, and a record's body is a slice of a whole group's
+/// buffer: all but publishes are decoded from a copy. What state keeps of a publish it copies itself.
+fn event_for_state(record: &Record) -> Result<Event, CodecError> {
+    let body = if record.kind == KIND_PUBLISHED { record.body.clone() } else { Bytes::copy_from_slice(&record.body) };
+    Event::decode(record.kind, body)
 }
 
 impl Engine {

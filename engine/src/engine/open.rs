@@ -15,7 +15,6 @@ use super::keeper::{self, Keeper};
 use super::{Engine, EngineOptions, Inner};
 use crate::delivery::{self, Hub};
 use crate::disk::RealDisk;
-use crate::event::Event;
 use crate::event::codec::CodecError;
 use crate::ids::Lsn;
 use crate::log::watermark::Watermark;
@@ -250,8 +249,8 @@ fn replay(log: &Log, rules: &RuleIndex, state: &mut State) -> Result<u64, OpenEr
     let (mut reader, mut records, mut replayed) = (log.reader(state.applied)?, Vec::new(), 0);
     while reader.read_batch(4096, 4 << 20, &mut records)? > 0 {
         for record in records.drain(..) {
-            let event = Event::decode(record.kind, record.body)
-                .map_err(|source| OpenError::Event { lsn: record.lsn, source })?;
+            let event =
+                super::event_for_state(&record).map_err(|source| OpenError::Event { lsn: record.lsn, source })?;
             state.apply(rules, record.lsn, record.time_us, &event);
             replayed += 1;
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytestring::ByteString;
 
-use super::rows::RowKey;
+use super::rows::{RowKey, copy, own};
 use super::{Cursor, Outbound, Session, State, StoredMessage, Subscription};
 use crate::event::{
     Acked, ClientDisconnected, CursorAt, CursorMoved, Event, NEVER_EXPIRES, Origin, Published, SessionClosed,
@@ -234,17 +234,20 @@ impl State {
             if message.payload.is_empty() {
                 self.retained.remove(&message.topic);
             } else {
-                let stored = StoredMessage { lsn, time_us, message: Arc::new(message.clone()) };
-                self.retained.insert(message.topic.clone(), stored);
+                let stored = StoredMessage { lsn, time_us, message: Arc::new(own(message)) };
+                self.retained.insert(stored.message.topic.clone(), stored);
             }
             self.dirty.insert(RowKey::Retained(message.topic.clone()));
         }
         if rules.is_latest(&message.topic) {
-            self.latest.insert(message.topic.clone(), lsn);
+            match self.latest.get_mut(&message.topic) {
+                Some(newest) => *newest = lsn,
+                None => drop(self.latest.insert(copy(&message.topic), lsn)),
+            }
             self.dirty.insert(RowKey::Latest(message.topic.clone()));
         }
         if rules.is_queue(&message.topic) {
-            self.queue.insert(lsn, message.topic.clone());
+            self.queue.insert(lsn, copy(&message.topic));
             self.dirty.insert(RowKey::Queue(lsn));
             return Change::Queued;
         }

@@ -21,8 +21,8 @@ use bytes::Bytes;
 use bytestring::ByteString;
 
 use super::{Cursor, Outbound, Session, State, StoredMessage, Subscription};
-use crate::event::Will;
 use crate::event::codec::{CodecError, Fields, put_bytes, put_int, put_message, put_options};
+use crate::event::{Message, Will};
 use crate::ids::Lsn;
 
 /// Names a row.
@@ -195,7 +195,7 @@ impl State {
             }
             RowKey::Retained(topic) => {
                 let (lsn, time_us) = (Lsn(r.int("lsn")?), r.int("time")?);
-                self.retained.insert(topic, StoredMessage { lsn, time_us, message: Arc::new(own(r.message()?)) });
+                self.retained.insert(topic, StoredMessage { lsn, time_us, message: Arc::new(own(&r.message()?)) });
             }
             RowKey::Queue(lsn) => {
                 self.queue.insert(lsn, r.text("topic")?);
@@ -221,10 +221,15 @@ impl State {
 }
 
 /// A message that shares nothing with a larger buffer it was read from.
-fn own(message: crate::event::Message) -> crate::event::Message {
+pub(super) fn own(message: &Message) -> Message {
     let mut bytes = Vec::new();
-    put_message(&mut bytes, &message);
-    Fields(Bytes::from(bytes)).message().unwrap_or(message)
+    put_message(&mut bytes, message);
+    Fields(Bytes::from(bytes)).message().unwrap_or_else(|_| message.clone())
+}
+
+/// A text that shares nothing with a larger buffer it was read from.
+pub(super) fn copy(text: &ByteString) -> ByteString {
+    ByteString::from(AsRef::<str>::as_ref(text))
 }
 
 fn put_session(out: &mut Vec<u8>, s: &Session) {
@@ -261,7 +266,7 @@ fn take_session(r: &mut Fields, s: &mut Session) -> Result<(), CodecError> {
     s.username = r.text("username")?;
     s.peer = r.text("peer")?;
     if flags & 4 != 0 {
-        s.will = Some(Arc::new(Will { delay_s: r.int32("will delay")?, message: own(r.message()?) }));
+        s.will = Some(Arc::new(Will { delay_s: r.int32("will delay")?, message: own(&r.message()?) }));
     }
     if flags & 8 != 0 {
         s.will_due_us = Some(r.int("will due")?);
