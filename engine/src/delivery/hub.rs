@@ -34,8 +34,10 @@ pub(crate) struct Hub {
     interest: RwLock<Trie<usize>>,
     inboxes: Mutex<HashMap<ByteString, Arc<Inbox>>>,
     pub(super) queue: Mutex<Queue>,
-    /// The record the applier delivers next; set before a record is offered to any inbox.
+    /// Every record that is being offered to inboxes, or was, is below. Set before a record is offered to any inbox.
     delivering: AtomicU64,
+    /// Every record below was offered to all live inboxes. Set after a record was offered to the last of them.
+    offered: AtomicU64,
     work: Sender<Work>,
 }
 
@@ -56,6 +58,7 @@ impl Hub {
             inboxes: Mutex::default(),
             queue: Mutex::default(),
             delivering: AtomicU64::new(0),
+            offered: AtomicU64::new(0),
             work,
             state,
         };
@@ -105,13 +108,23 @@ impl Hub {
         }
     }
 
-    /// The end of what connected inboxes have been offered.
+    /// From here on no inbox has been offered anything: a connection that has read the log up to here may go live.
     pub(super) fn live_end(&self) -> Lsn {
         Lsn(self.delivering.load(Ordering::Acquire))
     }
 
+    /// Every record below was offered to all live inboxes: what of it is not in an inbox is not owed to that client. Ask before
+    /// looking into an inbox.
+    pub(super) fn offered_end(&self) -> Lsn {
+        Lsn(self.offered.load(Ordering::Acquire))
+    }
+
     pub(crate) fn set_delivering(&self, next: Lsn) {
         self.delivering.store(next.0, Ordering::Release);
+    }
+
+    pub(crate) fn set_offered(&self, next: Lsn) {
+        self.offered.store(next.0, Ordering::Release);
     }
 
     pub(super) fn send(&self, work: Work) {

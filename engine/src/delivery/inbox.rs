@@ -433,7 +433,7 @@ impl InboxState {
     }
 
     /// Ends a delivery. `None` where the record is not on its way here.
-    pub(super) fn settle(&mut self, lsn: Lsn, live_end: Lsn) -> Option<Settled> {
+    pub(super) fn settle(&mut self, lsn: Lsn, offered: Lsn) -> Option<Settled> {
         let Some(entry) = self.entries.remove(&lsn) else {
             // In flight from before and not met in the log yet: remembered, so that it is not given again.
             if self.in_flight.remove(&lsn) {
@@ -453,7 +453,7 @@ impl InboxState {
         let cursors = entry
             .cursors
             .iter()
-            .map(|sub| CursorAt { filter: sub.filter.clone(), low: self.low(&sub.filter, live_end) })
+            .map(|sub| CursorAt { filter: sub.filter.clone(), low: self.low(&sub.filter, offered) })
             .collect();
         Some(Settled { time_us: entry.time_us, topic: entry.message.topic.clone(), queue: entry.queue, cursors })
     }
@@ -465,9 +465,9 @@ impl InboxState {
     }
 
     /// Everything below is done for this subscription.
-    fn low(&self, filter: &str, live_end: Lsn) -> Lsn {
+    fn low(&self, filter: &str, offered: Lsn) -> Lsn {
         let Some(f) = self.filters.iter().find(|f| f.sub.filter == *filter) else { return Lsn::NONE };
-        let read = if self.live { live_end } else { self.pos.max(f.from) };
+        let read = if self.live { offered } else { self.pos.max(f.from) };
         let open =
             self.entries.iter().find(|(_, e)| e.cursors.iter().any(|c| c.filter == *filter)).map(|(lsn, _)| *lsn);
         let in_flight = self.in_flight.first().copied();
@@ -475,10 +475,10 @@ impl InboxState {
     }
 
     /// Where the durable cursors stand.
-    pub(super) fn positions(&self, live_end: Lsn) -> Vec<CursorAt> {
+    pub(super) fn positions(&self, offered: Lsn) -> Vec<CursorAt> {
         let durable = self.filters.iter().filter(|f| f.sub.durable && f.newest.is_none());
         durable
-            .map(|f| CursorAt { filter: f.sub.filter.clone(), low: self.low(&f.sub.filter, live_end) })
+            .map(|f| CursorAt { filter: f.sub.filter.clone(), low: self.low(&f.sub.filter, offered) })
             .filter(|at| at.low > Lsn::NONE)
             .collect()
     }

@@ -12,6 +12,8 @@
 mod hub;
 mod inbox;
 mod queue;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::future::poll_fn;
@@ -104,13 +106,13 @@ impl Mailbox {
     /// Where the log has no room the acknowledgements are kept and go with the next ones; where it has stopped they are not
     /// remembered, and the messages come again.
     pub fn settle(&mut self, settled: &[(Lsn, Option<u16>, AckOutcome)]) {
-        let live_end = self.hub.live_end();
+        let offered = self.hub.offered_end();
         let client = self.inbox.client.clone();
         let mut wanted = false;
         {
             let mut state = self.inbox.state.lock();
             for (lsn, packet_id, outcome) in settled {
-                let Some(done) = state.settle(*lsn, live_end) else {
+                let Some(done) = state.settle(*lsn, offered) else {
                     drop(state);
                     self.settle_unmet(*lsn, *packet_id, *outcome);
                     state = self.inbox.state.lock();
@@ -178,8 +180,8 @@ impl Mailbox {
     /// Where this client's durable cursors stand now (for `ClientDisconnected::positions`).
     #[must_use]
     pub fn positions(&self) -> Vec<CursorAt> {
-        let live_end = self.hub.live_end();
-        self.inbox.state.lock().positions(live_end)
+        let offered = self.hub.offered_end();
+        self.inbox.state.lock().positions(offered)
     }
 }
 

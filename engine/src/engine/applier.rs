@@ -102,6 +102,7 @@ impl Applier {
         for (lsn, time_us, event, change) in applied {
             self.hub.set_delivering(lsn.next());
             self.deliver(lsn, time_us, event, change, &mut touched);
+            self.hub.set_offered(lsn.next());
         }
         touched.sort_unstable_by_key(|inbox| Arc::as_ptr(inbox) as usize);
         touched.dedup_by(|a, b| Arc::ptr_eq(a, b));

@@ -145,6 +145,7 @@ pub(super) fn open(mut options: EngineOptions) -> Result<(Engine, OpenReport), O
         work.clone(),
     ));
     hub.set_delivering(end);
+    hub.set_offered(end);
     let closing = Arc::new(AtomicBool::new(false));
     let checkpointed = checkpoints.first().map_or(Lsn::NONE, |(applied, _)| *applied);
     let shared = Arc::new(keeper::Shared::new(checkpointed));
