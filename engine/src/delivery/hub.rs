@@ -11,7 +11,7 @@ use bytestring::ByteString;
 use parking_lot::{Mutex, RwLock};
 
 use super::inbox::{Begin, Inbox, LiveSubscription, Offer};
-use super::queue::Queue;
+use super::queue::{Queue, Resumed};
 use super::{AttachOptions, Work};
 use crate::clock::Clock;
 use crate::event::{Message, QoS, SubscriptionOptions};
@@ -263,7 +263,12 @@ impl Hub {
         self.count_interest(filter, previous, None);
         if let Some(inbox) = self.inboxes.lock().get(client).cloned() {
             self.live.write().remove(filter, |known| Arc::ptr_eq(&known.inbox, &inbox));
-            inbox.state.lock().remove(filter);
+            let leases = inbox.state.lock().remove(filter);
+            let topics = self.queue.lock().release(&inbox.client, inbox.epoch, &leases, false);
+            for topic in topics {
+                self.send(Work::Topic(topic));
+            }
+            self.after_change(&inbox);
         }
     }
 
@@ -272,7 +277,8 @@ impl Hub {
         for (filter, subscription) in subscriptions {
             self.count_interest(filter, Some(subscription.options), None);
         }
-        for topic in self.queue.lock().forget(client) {
+        let topics = self.queue.lock().forget(client);
+        for topic in topics {
             self.send(Work::Topic(topic));
         }
     }
@@ -294,22 +300,31 @@ impl Hub {
         if let Some(old) = replaced {
             self.let_go(&old);
         }
-        let (session, cursors) = {
-            let state = self.state.read();
-            (state.sessions.get(&options.client).cloned(), state.cursors.get(&options.client).cloned())
-        };
-        let (session, cursors): (Session, _) = (session.unwrap_or_default(), cursors.unwrap_or_default());
-        let (held, lost) = self.queue.lock().resume(&options.client, &options.in_flight);
+        let Resumed { held, lost, free } = self.queue.lock().resume(&options.client, options.epoch, &options.in_flight);
         inbox.forget_in_flight(&lost);
         for lsn in held {
-            if let Ok(Some(stored)) = super::load(&self.log, lsn) {
-                inbox.resume_lease(lsn, &stored);
+            match super::load(&self.log, lsn) {
+                Ok(Some(stored)) => inbox.resume_lease(lsn, &stored),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::error!(client = %options.client, lsn = lsn.0, %error, "a queue message in flight can't be read");
+                }
             }
         }
-        let now = self.live_end();
-        for (filter, subscription) in &session.subscriptions {
-            let cursor = cursors.get(filter).cloned();
-            self.register(&inbox, filter, subscription.options, cursor, subscription.since, now);
+        for topic in free {
+            self.send(Work::Topic(topic));
+        }
+        {
+            // Held until all is registered: an Unsubscribed is applied before the look, or finds what it has to remove.
+            let state = self.state.read();
+            let now = self.live_end();
+            if let Some(session) = state.sessions.get(&options.client) {
+                let cursors = state.cursors.get(&options.client);
+                for (filter, subscription) in &session.subscriptions {
+                    let cursor = cursors.and_then(|c| c.get(filter)).cloned();
+                    self.register(&inbox, filter, subscription.options, cursor, subscription.since, now);
+                }
+            }
         }
         inbox.begin();
         self.after_change(&inbox);
@@ -337,15 +352,16 @@ impl Hub {
             state.closed = true;
             state.live = false;
             state.reader = None;
-            (std::mem::take(&mut state.filters), state.leases())
+            (std::mem::take(&mut state.filters), state.sent_leases())
         };
         let mut live = self.live.write();
         for filter in &filters {
             live.remove(&filter.sub.filter, |known| Arc::ptr_eq(&known.inbox, inbox));
         }
         drop(live);
-        let leases: Vec<(Lsn, bool)> = leases.into_iter().map(|(lsn, sent)| (lsn, sent && lasting)).collect();
-        for topic in self.queue.lock().release(&inbox.client, &leases, lasting) {
+        let sent: Vec<Lsn> = if lasting { leases } else { Vec::new() };
+        let topics = self.queue.lock().release_all(&inbox.client, inbox.epoch, &sent, lasting);
+        for topic in topics {
             self.send(Work::Topic(topic));
         }
     }
@@ -356,7 +372,10 @@ impl Hub {
             let mut state = inbox.state.lock();
             let fill = state.wants_fill() && !state.filling;
             state.filling |= fill;
-            (fill, state.filters.iter().any(|f| f.sub.kind == Kind::Queue))
+            // One request at a time: the worker looks at all of the inbox's queues when it comes to it.
+            let queues = !state.asking && state.filters.iter().any(|f| f.sub.kind == Kind::Queue);
+            state.asking |= queues;
+            (fill, queues)
         };
         if fill {
             self.send(Work::Fill(Arc::clone(inbox)));

@@ -52,6 +52,8 @@ pub(super) struct InboxState {
     queued_bytes: usize,
     /// QoS 1/2 messages handed out and not settled.
     handed: usize,
+    /// QoS 1/2 messages in `entries`.
+    acknowledged: usize,
     /// In flight from an earlier connection, not yet met in the log.
     in_flight: BTreeSet<Lsn>,
     /// Settled ahead of the reader (retained messages): not to be given again when the reader meets them.
@@ -66,7 +68,11 @@ pub(super) struct InboxState {
     pub(super) reader: Option<Reader>,
     /// True while the catch-up worker has this inbox in its list.
     pub(super) filling: bool,
+    /// True while the worker has been asked to look for queue messages for this inbox.
+    pub(super) asking: bool,
     pub(super) closed: bool,
+    /// True once all subscriptions that the session had at its connection are in; nothing is read before.
+    begun: bool,
     waker: Option<Waker>,
 }
 
@@ -101,6 +107,8 @@ struct Entry {
     handed: bool,
     /// Put in before the reader came to its place.
     ahead: bool,
+    /// Only keep-latest subscriptions want it: a newer message of the topic takes its place.
+    only_latest: bool,
 }
 
 /// Where a subscription begins in an inbox.
@@ -163,14 +171,25 @@ impl Inbox {
     /// True when one more leased message fits.
     pub(super) fn lease(&self, lsn: Lsn, stored: &StoredMessage, sub: &LiveSubscription) -> bool {
         let mut state = self.state.lock();
-        let unsettled = state.entries.values().filter(|e| e.qos > QoS::AtMostOnce).count() + state.in_flight.len();
-        if state.closed || unsettled >= self.window || state.is_full() {
+        if state.closed {
             return false;
         }
+        let qos = stored.message.qos.min(sub.options.qos);
         if let Some(entry) = state.entries.get_mut(&lsn) {
-            // It reaches this client already by a plain subscription: once is enough, and its acknowledgement counts for the queue.
+            // It reaches this client already by a plain subscription: once is enough, and its acknowledgement counts for the
+            // queue. One that is sent already with a lower QoS can't: the queue waits until that is over.
+            if entry.handed && entry.qos < qos {
+                return false;
+            }
+            let raised = entry.qos == QoS::AtMostOnce && qos > QoS::AtMostOnce;
+            entry.qos = entry.qos.max(qos);
             entry.queue = true;
+            entry.only_latest = false;
+            state.acknowledged += usize::from(raised);
             return true;
+        }
+        if !state.has_room(self.window) {
+            return false;
         }
         let identifiers = (sub.options.identifier != 0).then_some(sub.options.identifier).into_iter().collect();
         state.put(
@@ -178,16 +197,22 @@ impl Inbox {
             Entry {
                 time_us: stored.time_us,
                 message: Arc::clone(&stored.message),
-                qos: stored.message.qos.min(sub.options.qos),
+                qos,
                 retain: sub.options.retain_as_published && stored.message.retain,
                 identifiers,
                 cursors: Vec::new(),
                 queue: true,
                 handed: false,
                 ahead: true,
+                only_latest: false,
             },
         );
         true
+    }
+
+    /// True when one more leased message fits.
+    pub(super) fn has_room(&self) -> bool {
+        self.state.lock().has_room(self.window)
     }
 
     /// These were given to somebody else.
@@ -201,6 +226,7 @@ impl Inbox {
     /// All subscriptions of the session are in. Without any there is nothing to catch up with.
     pub(super) fn begin(&self) {
         let mut state = self.state.lock();
+        state.begun = true;
         if state.filters.is_empty() {
             state.live = true;
             state.pos = Lsn::NONE;
@@ -212,7 +238,7 @@ impl Inbox {
         let mut state = self.state.lock();
         if state.in_flight.remove(&lsn) {
             state.handed += 1;
-            state.entries.insert(
+            state.insert(
                 lsn,
                 Entry {
                     time_us: stored.time_us,
@@ -224,6 +250,7 @@ impl Inbox {
                     queue: true,
                     handed: true,
                     ahead: true,
+                    only_latest: false,
                 },
             );
         }
@@ -251,6 +278,7 @@ impl Inbox {
                 queue: false,
                 handed: false,
                 ahead: true,
+                only_latest: false,
             },
         );
     }
@@ -261,15 +289,45 @@ impl InboxState {
         self.entries.len() >= ENTRIES_MAX || self.queued_bytes >= BYTES_MAX
     }
 
+    /// The reader has caught up: from here on the applier puts messages in directly.
+    pub(super) fn go_live(&mut self) {
+        self.live = true;
+        self.filling = false;
+        // The reader is past all of them.
+        self.settled_ahead.clear();
+    }
+
     /// True when the catch-up worker should go on reading.
     pub(super) fn wants_fill(&self) -> bool {
-        !self.live && !self.closed && self.entries.len() < ENTRIES_MAX / 2 && self.queued_bytes < BYTES_MAX / 2
+        let idle = !self.live && !self.closed && self.begun;
+        idle && self.entries.len() < ENTRIES_MAX / 2 && self.queued_bytes < BYTES_MAX / 2
     }
 
     fn put(&mut self, lsn: Lsn, entry: Entry) {
         self.queued_bytes += entry.message.payload.len();
         self.order.push_back(lsn);
-        self.entries.insert(lsn, entry);
+        self.insert(lsn, entry);
+    }
+
+    fn insert(&mut self, lsn: Lsn, entry: Entry) {
+        self.acknowledged += usize::from(entry.qos > QoS::AtMostOnce);
+        if let Some(old) = self.entries.insert(lsn, entry) {
+            self.acknowledged = self.acknowledged.saturating_sub(usize::from(old.qos > QoS::AtMostOnce));
+        }
+    }
+
+    fn take_out(&mut self, lsn: Lsn) -> Option<Entry> {
+        let entry = self.entries.remove(&lsn)?;
+        self.acknowledged = self.acknowledged.saturating_sub(usize::from(entry.qos > QoS::AtMostOnce));
+        if self.latest.get(&entry.message.topic) == Some(&lsn) {
+            self.latest.remove(&entry.message.topic);
+        }
+        Some(entry)
+    }
+
+    /// True when one more leased message fits.
+    pub(super) fn has_room(&self, window: usize) -> bool {
+        !self.closed && self.acknowledged + self.in_flight.len() < window && !self.is_full()
     }
 
     fn front(&mut self) -> Option<(Lsn, QoS)> {
@@ -342,35 +400,46 @@ impl InboxState {
         });
     }
 
-    pub(super) fn remove(&mut self, filter: &str) {
+    /// Removes a subscription. Returns the leases that go back to their queues.
+    #[must_use]
+    pub(super) fn remove(&mut self, filter: &str) -> Vec<Lsn> {
         self.filters.retain(|f| f.sub.filter != filter);
         // What is queued and not handed out is not sent any more; what is in flight ends as it would have (MQTT-3.10.4-3).
-        let filters = &self.filters;
-        let gone: Vec<Lsn> = self
-            .entries
-            .iter()
-            .filter(|(_, e)| {
-                !e.handed && !filters.iter().any(|f| crate::topic::matches(&f.sub.filter, &e.message.topic))
-            })
-            .map(|(lsn, _)| *lsn)
-            .collect();
+        let (filters, mut gone, mut leases) = (&self.filters, Vec::new(), Vec::new());
+        let concerned =
+            self.entries.iter_mut().filter(|(_, e)| !e.handed && crate::topic::matches(filter, &e.message.topic));
+        for (lsn, entry) in concerned {
+            let (mut queue, mut plain) = (false, false);
+            for other in filters.iter().filter(|f| crate::topic::matches(&f.sub.filter, &entry.message.topic)) {
+                queue |= other.sub.kind == Kind::Queue;
+                plain |= other.sub.kind != Kind::Queue;
+            }
+            if entry.queue && !queue {
+                entry.queue = false;
+                leases.push(*lsn);
+            }
+            if !entry.queue && !plain {
+                gone.push(*lsn);
+            }
+        }
         for lsn in gone {
             self.drop_queued(lsn);
         }
+        leases
     }
 
     fn drop_queued(&mut self, lsn: Lsn) {
-        if let Some(entry) = self.entries.remove(&lsn)
+        if let Some(entry) = self.take_out(lsn)
             && !entry.handed
         {
             self.queued_bytes = self.queued_bytes.saturating_sub(entry.message.payload.len());
         }
     }
 
-    /// Queue messages that are not settled: record and whether they were handed out with QoS 2.
-    pub(super) fn leases(&self) -> Vec<(Lsn, bool)> {
-        let leased = self.entries.iter().filter(|(_, e)| e.queue);
-        leased.map(|(lsn, e)| (*lsn, e.handed && e.qos == QoS::ExactlyOnce)).collect()
+    /// Queue messages that were handed out with QoS 2 and are not settled.
+    pub(super) fn sent_leases(&self) -> Vec<Lsn> {
+        let sent = self.entries.iter().filter(|(_, e)| e.queue && e.handed && e.qos == QoS::ExactlyOnce);
+        sent.map(|(lsn, _)| *lsn).collect()
     }
 
     /// Offers a record that matches the filters at `matched` (indexes).
@@ -404,15 +473,16 @@ impl InboxState {
         if let Some(known) = self.entries.get_mut(&lsn) {
             // On its way already (a retained message, a lease, an overlapping filter): its acknowledgement moves these cursors too.
             let fresh: Vec<_> =
-                entry.cursors.into_iter().filter(|c| !known.cursors.iter().any(|k| Arc::ptr_eq(k, c))).collect();
+                entry.cursors.into_iter().filter(|c| !known.cursors.iter().any(|k| k.filter == c.filter)).collect();
             known.cursors.extend(fresh);
+            known.only_latest &= entry.only_latest;
             return Offer::Done;
         }
         if self.in_flight.remove(&lsn) {
             entry.handed = true;
             self.handed += 1;
             entry.qos = entry.qos.max(QoS::AtLeastOnce);
-            self.entries.insert(lsn, entry);
+            self.insert(lsn, entry);
             return Offer::Done;
         }
         if had_already || self.settled_ahead.remove(&lsn) {
@@ -423,7 +493,7 @@ impl InboxState {
         }
         if entry.cursors.iter().any(|c| c.kind == Kind::Latest)
             && let Some(older) = self.latest.insert(message.topic.clone(), lsn)
-            && self.entries.get(&older).is_some_and(|e| !e.handed)
+            && self.entries.get(&older).is_some_and(|e| !e.handed && e.only_latest)
         {
             self.drop_queued(older);
             metrics::counter!(crate::metrics::SUPERSEDED).increment(1);
@@ -434,9 +504,9 @@ impl InboxState {
 
     /// Ends a delivery. `None` where the record is not on its way here.
     pub(super) fn settle(&mut self, lsn: Lsn, offered: Lsn) -> Option<Settled> {
-        let Some(entry) = self.entries.remove(&lsn) else {
+        let Some(entry) = self.take_out(lsn) else {
             // In flight from before and not met in the log yet: remembered, so that it is not given again.
-            if self.in_flight.remove(&lsn) {
+            if self.in_flight.remove(&lsn) && !self.live && lsn >= self.pos {
                 self.settled_ahead.insert(lsn);
             }
             return None;
@@ -446,9 +516,6 @@ impl InboxState {
         }
         if entry.ahead && !self.live && lsn >= self.pos {
             self.settled_ahead.insert(lsn);
-        }
-        if self.latest.get(&entry.message.topic) == Some(&lsn) {
-            self.latest.remove(&entry.message.topic);
         }
         let cursors = entry
             .cursors
@@ -471,7 +538,8 @@ impl InboxState {
         let open =
             self.entries.iter().find(|(_, e)| e.cursors.iter().any(|c| c.filter == *filter)).map(|(lsn, _)| *lsn);
         let in_flight = self.in_flight.first().copied();
-        [open, in_flight].into_iter().flatten().min().unwrap_or(read).min(read)
+        // What was never for this subscription does not hold it back.
+        [open, in_flight].into_iter().flatten().min().unwrap_or(read).min(read).max(f.start)
     }
 
     /// Where the durable cursors stand.
@@ -496,7 +564,9 @@ fn merge(entry: &mut Option<Entry>, stored: &StoredMessage, sub: &Arc<LiveSubscr
         queue: false,
         handed: false,
         ahead: false,
+        only_latest: true,
     });
+    entry.only_latest &= sub.kind == Kind::Latest;
     entry.qos = entry.qos.max(stored.message.qos.min(sub.options.qos));
     entry.retain |= sub.options.retain_as_published && stored.message.retain;
     if sub.options.identifier != 0 {

@@ -116,6 +116,7 @@ impl Mailbox {
                     drop(state);
                     self.settle_unmet(*lsn, *packet_id, *outcome);
                     state = self.inbox.state.lock();
+                    wanted = true;
                     continue;
                 };
                 let needed = done.queue || !done.cursors.is_empty() || packet_id.is_some();
@@ -149,7 +150,8 @@ impl Mailbox {
         });
         let (time_us, topic) = stored.map(|s| (s.time_us, s.message.topic.clone())).unwrap_or_default();
         let cursors = self.inbox.state.lock().durable_matching(&topic);
-        if packet_id.is_some() || !cursors.is_empty() {
+        let queue = self.hub.queue.lock().holds(lsn, &self.inbox.client);
+        if packet_id.is_some() || queue || !cursors.is_empty() {
             self.unsent.push(Event::Acked(Acked {
                 client: self.inbox.client.clone(),
                 lsn,
@@ -157,7 +159,7 @@ impl Mailbox {
                 topic,
                 packet_id,
                 outcome,
-                queue: false,
+                queue,
                 cursors,
             }));
         }

@@ -8,6 +8,7 @@ use std::ops::Bound;
 
 use bytestring::ByteString;
 
+use crate::event::Epoch;
 use crate::ids::Lsn;
 use crate::topic;
 
@@ -17,29 +18,67 @@ pub(super) struct Queue {
     entries: HashMap<Lsn, Owed>,
     /// Messages nobody holds, by topic, in the order of the log.
     ready: BTreeMap<ByteString, BTreeSet<Lsn>>,
+    /// Messages that a client holds, by client.
+    held: HashMap<ByteString, BTreeSet<Lsn>>,
     /// Messages given back when their client left: it may still believe it has them in flight.
     given_back: HashMap<ByteString, BTreeSet<Lsn>>,
     /// Round robin over subscribers.
     turn: usize,
 }
 
+/// Who holds a message: a client, and which connection of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Holder {
+    client: ByteString,
+    epoch: Epoch,
+}
+
 #[derive(Debug)]
 struct Owed {
     topic: ByteString,
-    holder: Option<ByteString>,
+    holder: Option<Holder>,
+}
+
+/// What a client that came back finds.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Resumed {
+    /// In flight with it, and its own (again).
+    pub(super) held: Vec<Lsn>,
+    /// In flight with it, and given to somebody else in the meantime.
+    pub(super) lost: Vec<Lsn>,
+    /// Topics with messages that an earlier connection held and this one knows nothing of: they are free again.
+    pub(super) free: Vec<ByteString>,
 }
 
 impl Queue {
-    pub(super) fn add(&mut self, lsn: Lsn, topic: ByteString, holder: Option<ByteString>) {
-        if holder.is_none() {
-            self.ready.entry(topic.clone()).or_default().insert(lsn);
-        }
+    pub(super) fn add(&mut self, lsn: Lsn, topic: ByteString, pinned_to: Option<ByteString>) {
+        let holder = match pinned_to {
+            None => {
+                self.ready.entry(topic.clone()).or_default().insert(lsn);
+                None
+            }
+            Some(client) => {
+                self.held.entry(client.clone()).or_default().insert(lsn);
+                Some(Holder { client, epoch: 0 })
+            }
+        };
         self.entries.insert(lsn, Owed { topic, holder });
     }
 
     pub(super) fn remove(&mut self, lsn: Lsn) {
-        if let Some(owed) = self.entries.remove(&lsn) {
-            self.unready(&owed.topic, lsn);
+        let Some(owed) = self.entries.remove(&lsn) else { return };
+        match owed.holder {
+            Some(holder) => self.unhold(&holder.client, lsn),
+            None => self.unready(&owed.topic, lsn),
+        }
+    }
+
+    fn unhold(&mut self, client: &ByteString, lsn: Lsn) {
+        if let Some(held) = self.held.get_mut(client) {
+            held.remove(&lsn);
+            if held.is_empty() {
+                self.held.remove(client);
+            }
         }
     }
 
@@ -57,20 +96,21 @@ impl Queue {
         self.ready.get(topic).and_then(|ready| ready.first().copied())
     }
 
-    /// Topics with messages that nobody holds and that match the filter.
-    pub(super) fn ready_topics(&self, filter: &str) -> Vec<ByteString> {
+    /// The next topic after `after` with messages that nobody holds and that matches the filter.
+    pub(super) fn next_ready_topic(&self, filter: &str, after: Option<&str>) -> Option<ByteString> {
         if !topic::has_wildcard(filter) {
-            return self.ready.get_key_value(filter).map(|(topic, _)| topic.clone()).into_iter().collect();
+            let found = self.ready.get_key_value(filter).filter(|_| after.is_none());
+            return found.map(|(topic, _)| topic.clone());
         }
         let prefix = filter.split(['+', '#']).next().unwrap_or_default();
-        let from = prefix.strip_suffix('/').unwrap_or(prefix);
+        let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
+        let from = after.map_or(Bound::Included(prefix), Bound::Excluded);
         self.ready
-            .range::<str, _>((Bound::Included(from), Bound::Unbounded))
+            .range::<str, _>((from, Bound::Unbounded))
             .map(|(topic, _)| topic)
-            .take_while(|topic| topic.starts_with(from))
-            .filter(|topic| topic::matches(filter, topic))
+            .take_while(|topic| topic.starts_with(prefix))
+            .find(|topic| topic::matches(filter, topic))
             .cloned()
-            .collect()
     }
 
     /// Where the next round begins among `n` subscribers.
@@ -79,31 +119,42 @@ impl Queue {
         self.turn % n.max(1)
     }
 
-    /// The client holds the message now. False where somebody else holds it or it is gone.
-    pub(super) fn lease(&mut self, lsn: Lsn, client: &ByteString) -> bool {
+    /// The connection holds the message now. False where somebody else holds it or it is gone.
+    pub(super) fn lease(&mut self, lsn: Lsn, client: &ByteString, epoch: Epoch) -> bool {
         let topic = match self.entries.get_mut(&lsn) {
-            Some(owed) if owed.holder.as_ref().is_none_or(|holder| holder == client) => {
-                owed.holder = Some(client.clone());
+            Some(owed) if owed.holder.as_ref().is_none_or(|holder| holder.client == *client) => {
+                owed.holder = Some(Holder { client: client.clone(), epoch });
                 owed.topic.clone()
             }
             _ => return false,
         };
+        self.held.entry(client.clone()).or_default().insert(lsn);
         self.unready(&topic, lsn);
         true
     }
 
-    /// The client left: its messages are free again. Those of `pinned` stay with it (sent with QoS 2).
-    /// Returns the topics that have something to hand out.
-    pub(super) fn release(&mut self, client: &ByteString, leases: &[(Lsn, bool)], remember: bool) -> Vec<ByteString> {
+    /// True when the client holds the message.
+    pub(super) fn holds(&self, lsn: Lsn, client: &str) -> bool {
+        self.entries.get(&lsn).and_then(|owed| owed.holder.as_ref()).is_some_and(|holder| holder.client == *client)
+    }
+
+    /// These are free again where this connection still holds them; with `remember`, the client may still believe that it has
+    /// them in flight. Returns the topics that have something to hand out.
+    pub(super) fn release(
+        &mut self,
+        client: &ByteString,
+        epoch: Epoch,
+        leases: &[Lsn],
+        remember: bool,
+    ) -> Vec<ByteString> {
+        let holder = Holder { client: client.clone(), epoch };
         let mut topics = BTreeSet::new();
-        for (lsn, pinned) in leases {
-            let Some(owed) = self.entries.get_mut(lsn).filter(|o| o.holder.as_ref() == Some(client)) else { continue };
-            if *pinned {
-                continue;
-            }
+        for lsn in leases {
+            let Some(owed) = self.entries.get_mut(lsn).filter(|o| o.holder.as_ref() == Some(&holder)) else { continue };
             owed.holder = None;
             self.ready.entry(owed.topic.clone()).or_default().insert(*lsn);
             topics.insert(owed.topic.clone());
+            self.unhold(client, *lsn);
             if remember {
                 self.given_back.entry(client.clone()).or_default().insert(*lsn);
             }
@@ -112,30 +163,50 @@ impl Queue {
         topics.into_iter().collect()
     }
 
+    /// The connection left: what it held is free again, but what was `sent` with QoS 2 stays with its client.
+    pub(super) fn release_all(
+        &mut self,
+        client: &ByteString,
+        epoch: Epoch,
+        sent: &[Lsn],
+        remember: bool,
+    ) -> Vec<ByteString> {
+        let held = self.held.get(client).into_iter().flatten();
+        let leases: Vec<Lsn> = held.copied().filter(|lsn| sent.binary_search(lsn).is_err()).collect();
+        self.release(client, epoch, &leases, remember)
+    }
+
     /// The client's session is over: what stayed with it is free again.
     pub(super) fn forget(&mut self, client: &ByteString) -> Vec<ByteString> {
         self.given_back.remove(client);
-        let held: Vec<(Lsn, bool)> = self
-            .entries
-            .iter()
-            .filter(|(_, owed)| owed.holder.as_ref() == Some(client))
-            .map(|(lsn, _)| (*lsn, false))
-            .collect();
-        self.release(client, &held, false)
+        self.release_held(client, |_| true)
     }
 
-    /// The client is back and has these in flight: which of them it holds (again), and which it has lost to somebody else.
-    pub(super) fn resume(&mut self, client: &ByteString, in_flight: &[Lsn]) -> (Vec<Lsn>, Vec<Lsn>) {
+    fn release_held(&mut self, client: &ByteString, which: impl Fn(&Lsn) -> bool) -> Vec<ByteString> {
+        let held: Vec<Lsn> = self.held.get(client).into_iter().flatten().copied().filter(|lsn| which(lsn)).collect();
+        let mut topics = BTreeSet::new();
+        for lsn in held {
+            let epoch = self.entries.get(&lsn).and_then(|owed| owed.holder.as_ref()).map_or(0, |holder| holder.epoch);
+            topics.extend(self.release(client, epoch, &[lsn], false));
+        }
+        topics.into_iter().collect()
+    }
+
+    /// The client is back and has these in flight: which of them it holds (again), and which it has lost to somebody else. What
+    /// an earlier connection held and this one does not know of is free again, or it would wait for nobody.
+    pub(super) fn resume(&mut self, client: &ByteString, epoch: Epoch, in_flight: &[Lsn]) -> Resumed {
         let given_back = self.given_back.remove(client).unwrap_or_default();
-        let (mut held, mut lost) = (Vec::new(), Vec::new());
+        let mut resumed = Resumed::default();
         for lsn in in_flight {
-            if self.entries.contains_key(lsn) && self.lease(*lsn, client) {
-                held.push(*lsn);
+            if self.entries.contains_key(lsn) && self.lease(*lsn, client, epoch) {
+                resumed.held.push(*lsn);
             } else if given_back.contains(lsn) {
-                lost.push(*lsn);
+                resumed.lost.push(*lsn);
             }
         }
-        (held, lost)
+        let known: BTreeSet<Lsn> = in_flight.iter().copied().collect();
+        resumed.free = self.release_held(client, |lsn| !known.contains(lsn));
+        resumed
     }
 }
 
@@ -152,14 +223,38 @@ mod tests {
         }
         assert_eq!(queue.first_ready("queue/x"), Some(Lsn(1)));
         for lsn in 1..=3 {
-            assert!(queue.lease(Lsn(lsn), &a));
+            assert!(queue.lease(Lsn(lsn), &a, 1));
         }
-        assert!(!queue.lease(Lsn(1), &b));
-        let topics = queue.release(&a, &[(Lsn(1), false), (Lsn(2), false), (Lsn(3), true)], true);
+        assert!(!queue.lease(Lsn(1), &b, 2));
+        let topics = queue.release_all(&a, 1, &[Lsn(3)], true);
         assert_eq!(topics, ["queue/x"]);
-        assert!(queue.lease(Lsn(1), &b));
-        let (held, lost) = queue.resume(&a, &[Lsn(1), Lsn(2), Lsn(3)]);
-        assert_eq!((held, lost), (vec![Lsn(2), Lsn(3)], vec![Lsn(1)]));
+        assert!(queue.lease(Lsn(1), &b, 2));
+        let resumed = queue.resume(&a, 3, &[Lsn(1), Lsn(2), Lsn(3)]);
+        assert_eq!(resumed, Resumed { held: vec![Lsn(2), Lsn(3)], lost: vec![Lsn(1)], free: vec![] });
+    }
+
+    #[test]
+    fn an_old_connection_can_not_give_back_what_its_successor_holds() {
+        let a = ByteString::from("a");
+        let mut queue = Queue::default();
+        queue.add(Lsn(1), "queue/x".into(), None);
+        assert!(queue.lease(Lsn(1), &a, 1));
+        assert_eq!(queue.resume(&a, 2, &[Lsn(1)]).held, [Lsn(1)]);
+        assert!(queue.release_all(&a, 1, &[], true).is_empty());
+        assert_eq!(queue.first_ready("queue/x"), None);
+    }
+
+    #[test]
+    fn what_a_client_that_came_back_knows_nothing_of_is_free_again() {
+        let a = ByteString::from("a");
+        let mut queue = Queue::default();
+        queue.add(Lsn(1), "queue/x".into(), Some(a.clone()));
+        queue.add(Lsn(2), "queue/x".into(), Some(a.clone()));
+        assert_eq!(queue.resume(&a, 2, &[Lsn(2)]).free, ["queue/x"]);
+        assert_eq!(queue.first_ready("queue/x"), Some(Lsn(1)));
+        queue.remove(Lsn(2));
+        queue.remove(Lsn(1));
+        assert!(queue.held.is_empty() && queue.ready.is_empty() && queue.entries.is_empty());
     }
 
     #[test]
@@ -168,9 +263,16 @@ mod tests {
         for (lsn, topic) in [(1, "queue"), (2, "queue/a"), (3, "queue/a/b"), (4, "queues")] {
             queue.add(Lsn(lsn), topic.into(), None);
         }
-        assert_eq!(queue.ready_topics("queue/#"), ["queue", "queue/a", "queue/a/b"]);
-        assert_eq!(queue.ready_topics("queue/+"), ["queue/a"]);
-        assert_eq!(queue.ready_topics("queue/a"), ["queue/a"]);
-        assert_eq!(queue.ready_topics("+/a"), ["queue/a"]);
+        let topics = |filter: &str| {
+            let mut found: Vec<ByteString> = Vec::new();
+            while let Some(topic) = queue.next_ready_topic(filter, found.last().map(|t| &**t)) {
+                found.push(topic);
+            }
+            found
+        };
+        assert_eq!(topics("queue/#"), ["queue", "queue/a", "queue/a/b"]);
+        assert_eq!(topics("queue/+"), ["queue/a"]);
+        assert_eq!(topics("queue/a"), ["queue/a"]);
+        assert_eq!(topics("+/a"), ["queue/a"]);
     }
 }

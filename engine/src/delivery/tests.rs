@@ -83,8 +83,14 @@ impl Bench {
 
     /// Lets the worker do all it was asked to.
     fn work(&self) {
-        self.hub.send(Work::Stop);
-        run(&self.hub, &self.work);
+        while let Ok(work) = self.work.try_recv() {
+            match work {
+                Work::Fill(inbox) => while worker::fill(&self.hub, &inbox) {},
+                Work::Topic(topic) => worker::hand_out(&self.hub, &topic),
+                Work::Room(inbox) => worker::hand_out_to(&self.hub, &inbox),
+                Work::Stop => return,
+            }
+        }
     }
 }
 
@@ -112,4 +118,87 @@ fn a_cursor_does_not_pass_a_record_that_is_just_being_offered() {
     let acked = bench.log.read(Lsn(bench.log.end().0 - 1)).unwrap().unwrap();
     let Event::Acked(acked) = Event::decode(acked.kind, acked.body).unwrap() else { panic!("not an Acked") };
     assert!(acked.cursors[0].low <= second.lsn, "{acked:?}");
+}
+
+#[test]
+fn a_lease_that_was_not_handed_out_goes_back_when_its_subscription_ends() {
+    let bench = bench();
+    bench.session("a", 1, false);
+    bench.subscribe("a", 1, "queue/x");
+    let a = bench.attach("a", 1, vec![]);
+    let (stored, change) = bench.publish("queue/x", QoS::AtLeastOnce);
+    assert_eq!(change, Change::Queued);
+    bench.hub.queued(stored.lsn, &stored.message.topic);
+    bench.work();
+    assert!(bench.hub.queue.lock().holds(stored.lsn, "a"));
+    bench.hub.unsubscribed(&"a".into(), &"queue/x".into(), None);
+    bench.session("b", 2, false);
+    bench.subscribe("b", 2, "queue/x");
+    let _b = bench.attach("b", 2, vec![]);
+    bench.work();
+    assert!(bench.hub.queue.lock().holds(stored.lsn, "b"));
+    drop(a);
+    assert!(bench.hub.queue.lock().holds(stored.lsn, "b"));
+}
+
+#[test]
+fn settling_what_an_earlier_connection_had_in_flight_makes_room_for_queue_messages() {
+    let bench = bench();
+    bench.session("a", 1, false);
+    bench.subscribe("a", 1, "queue/x");
+    bench.subscribe("a", 1, "a");
+    let (old, _) = bench.publish("a", QoS::AtLeastOnce);
+    let mut a = bench.attach("a", 1, vec![old.lsn; 1]);
+    bench.hub.set_offered(bench.log.durable_end());
+    for _ in 0..10 {
+        let (stored, _) = bench.publish("queue/x", QoS::AtLeastOnce);
+        bench.hub.queued(stored.lsn, &stored.message.topic);
+    }
+    bench.work();
+    let mut taken = Vec::new();
+    a.take(20, &mut taken);
+    assert_eq!(taken.len(), 9, "one place of ten is in flight from before");
+    a.settle(&[(old.lsn, None, AckOutcome::Acknowledged)]);
+    bench.work();
+    a.take(20, &mut taken);
+    assert_eq!(taken.len(), 10);
+}
+
+#[test]
+fn a_newer_message_takes_no_place_from_a_plain_subscription() {
+    let bench = bench();
+    bench.session("c", 1, false);
+    bench.subscribe("c", 1, "#");
+    bench.subscribe("c", 1, "latest/x");
+    let mut mailbox = bench.attach("c", 1, vec![]);
+    bench.work();
+    for _ in 0..2 {
+        let (stored, _) = bench.publish("latest/x", QoS::AtLeastOnce);
+        bench.hub.set_delivering(stored.lsn.next());
+        bench.hub.publish(&stored, &mut Vec::new());
+        bench.hub.set_offered(stored.lsn.next());
+    }
+    let mut taken = Vec::new();
+    mailbox.take(10, &mut taken);
+    assert_eq!(taken.len(), 2);
+}
+
+#[test]
+fn a_client_that_takes_nothing_holds_no_segment() {
+    let bench = bench();
+    bench.session("c", 1, false);
+    bench.subscribe("c", 1, "a");
+    for _ in 0..2000 {
+        let message =
+            Message { topic: "a".into(), payload: "x".repeat(100).into(), qos: QoS::AtLeastOnce, ..Message::default() };
+        let published = Published { message, packet_id: None, epoch: 0 };
+        crate::engine::append(&bench.log, &[Event::Published(published)]).unwrap();
+    }
+    bench.log.wait_durable_blocking(Lsn(bench.log.end().0 - 1)).unwrap();
+    let _mailbox = bench.attach("c", 1, vec![]);
+    bench.work();
+    let segments = bench.log.segments();
+    assert!(segments.len() > 2, "{segments:?}");
+    let trimmed = bench.log.trim_to(bench.log.durable_end()).unwrap();
+    assert_eq!(trimmed.segments, segments.len() - 1);
 }

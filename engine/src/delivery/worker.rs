@@ -45,11 +45,7 @@ pub(crate) fn run(hub: &Hub, work: &Receiver<Work>) {
             Some(Work::Stop) => return,
             Some(Work::Fill(inbox)) => filling.push_back(inbox),
             Some(Work::Topic(topic)) => hand_out(hub, &topic),
-            Some(Work::Room(inbox)) => {
-                for topic in ready_topics(hub, &inbox) {
-                    hand_out(hub, &topic);
-                }
-            }
+            Some(Work::Room(inbox)) => hand_out_to(hub, &inbox),
             None if filling.is_empty() => return,
             None => {}
         }
@@ -84,21 +80,32 @@ fn stored(record: &Record) -> Option<StoredMessage> {
     }
 }
 
-fn ready_topics(hub: &Hub, inbox: &Arc<Inbox>) -> Vec<ByteString> {
+/// Looks through the queues of an inbox that may have room, until it has none.
+pub(super) fn hand_out_to(hub: &Hub, inbox: &Arc<Inbox>) {
     let filters: Vec<ByteString> = {
-        let state = inbox.state.lock();
+        let mut state = inbox.state.lock();
+        state.asking = false;
         state.filters.iter().filter(|f| f.sub.kind == Kind::Queue).map(|f| f.sub.filter.clone()).collect()
     };
-    let queue = hub.queue.lock();
-    filters.iter().flat_map(|filter| queue.ready_topics(filter)).collect()
+    for filter in &filters {
+        let mut last: Option<ByteString> = None;
+        while inbox.has_room() {
+            let next = hub.queue.lock().next_ready_topic(filter, last.as_deref());
+            let Some(topic) = next else { break };
+            hand_out(hub, &topic);
+            last = Some(topic);
+        }
+    }
 }
 
 /// Leases the topic's messages to connected subscribers with room, in the order of the log, round robin.
-fn hand_out(hub: &Hub, topic: &ByteString) {
+pub(super) fn hand_out(hub: &Hub, topic: &ByteString) {
     let mut given: Vec<Arc<Inbox>> = Vec::new();
     loop {
         let Some(lsn) = hub.queue.lock().first_ready(topic) else { break };
-        let subscribers = hub.queue_subscribers(topic);
+        // Asked before the message is read: while nobody has room this costs no disk.
+        let mut subscribers = hub.queue_subscribers(topic);
+        subscribers.retain(|sub| sub.inbox.has_room());
         if subscribers.is_empty() {
             break;
         }
@@ -118,10 +125,10 @@ fn hand_out(hub: &Hub, topic: &ByteString) {
         let (tail, head) = subscribers.split_at(first.min(subscribers.len()));
         // The lease is entered first: a message that is in an inbox always has its holder.
         let taker = head.iter().chain(tail).find(|sub| {
-            let leased = hub.queue.lock().lease(lsn, &sub.inbox.client);
+            let leased = hub.queue.lock().lease(lsn, &sub.inbox.client, sub.inbox.epoch);
             let taken = leased && sub.inbox.lease(lsn, &stored, sub);
             if leased && !taken {
-                hub.queue.lock().release(&sub.inbox.client, &[(lsn, false)], false);
+                hub.queue.lock().release(&sub.inbox.client, sub.inbox.epoch, &[lsn], false);
             }
             taken
         });
@@ -134,7 +141,7 @@ fn hand_out(hub: &Hub, topic: &ByteString) {
 }
 
 /// Reads one chunk of the log for an inbox. True when it wants more.
-fn fill(hub: &Hub, inbox: &Arc<Inbox>) -> bool {
+pub(super) fn fill(hub: &Hub, inbox: &Arc<Inbox>) -> bool {
     if let Some((filter, from, newest)) = unresolved(inbox) {
         resolve_newest(hub, inbox, &filter, from, newest);
         return true;
@@ -143,6 +150,8 @@ fn fill(hub: &Hub, inbox: &Arc<Inbox>) -> bool {
         let mut state = inbox.state.lock();
         if !state.wants_fill() {
             state.filling = false;
+            // A reader holds its segment: a client that takes nothing must not keep the log from being trimmed.
+            state.reader = None;
             return false;
         }
         (state.pos, state.generation, state.reader.take())
@@ -198,8 +207,7 @@ fn fill(hub: &Hub, inbox: &Arc<Inbox>) -> bool {
     state.pos = reader.position();
     if records.is_empty() && hub.live_end() <= state.pos {
         // Everything durable was looked at and the applier is not past it: from here on it puts messages in directly.
-        state.live = true;
-        state.filling = false;
+        state.go_live();
         return false;
     }
     state.reader = Some(reader);
