@@ -9,6 +9,7 @@ use bytestring::ByteString;
 use parking_lot::RwLock;
 
 use super::keeper::Job;
+use super::open::FolderLock;
 use crate::delivery::{Hub, Inbox};
 use crate::event::{ClientDisconnected, Event, SessionClosed, SessionOpened};
 use crate::ids::Lsn;
@@ -34,6 +35,8 @@ pub(super) struct Applier {
     pub(super) closing: Arc<AtomicBool>,
     pub(super) keeper: SyncSender<Job>,
     pub(super) checkpoint_bytes: u64,
+    /// Other processes are kept out until state is written.
+    pub(super) _lock: Arc<FolderLock>,
 }
 
 impl Applier {
@@ -65,8 +68,12 @@ impl Applier {
                 if closing {
                     return Ok(());
                 }
-                if let Some(why) = stopped {
+                // Closing stops the log too: then the next look is the last one.
+                if let Some(why) = stopped.filter(|_| !self.closing.load(Ordering::Acquire)) {
                     return Err(why.to_string());
+                }
+                if reader.position() > self.applied.end() {
+                    self.applied.publish(reader.position(), 0); // A gap in the numbers, and nothing in it.
                 }
             } else {
                 bytes += records.iter().map(|r| r.body.len() as u64 + 48).sum::<u64>();

@@ -4,17 +4,21 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 
+use super::open::FolderLock;
 use crate::clock::Clock;
 use crate::ids::Lsn;
 use crate::log::Log;
+use crate::rules::RuleIndex;
 use crate::state::State;
 use crate::state::checkpoint::Snapshot;
 use crate::state::store::{Batch, StateStore};
 
+/// How often the index is made durable while it is written: what a start after a crash has to replay of the log.
+const FLUSH_EVERY: Duration = Duration::from_secs(5);
 /// How often retention is looked at when nothing else happens.
 const RETENTION_EVERY: Duration = Duration::from_secs(30);
 
@@ -71,11 +75,14 @@ pub(super) struct Keeper {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) shared: Arc<Shared>,
     pub(super) jobs: Receiver<Job>,
+    pub(super) rules: Arc<RuleIndex>,
+    /// Other processes are kept out until the index is closed.
+    pub(super) _lock: Arc<FolderLock>,
 }
 
 impl Keeper {
     pub(super) fn run(mut self) {
-        let mut index_ok = true;
+        let (mut index_ok, mut flushed) = (true, Instant::now());
         loop {
             match self.jobs.recv_timeout(RETENTION_EVERY) {
                 Ok(Job::Index(batch)) if index_ok => {
@@ -83,6 +90,10 @@ impl Keeper {
                     if let Err(error) = self.store.write(&batch) {
                         tracing::error!(%error, "the state index can't be written; the next start replays more of the log");
                         index_ok = false;
+                    }
+                    if index_ok && flushed.elapsed() >= FLUSH_EVERY {
+                        index_ok = self.flush();
+                        flushed = Instant::now();
                     }
                 }
                 Ok(Job::Index(_)) => {}
@@ -94,9 +105,15 @@ impl Keeper {
                 Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        if let Err(error) = self.store.flush() {
+        self.flush();
+    }
+
+    fn flush(&mut self) -> bool {
+        let flushed = self.store.flush();
+        if let Err(error) = &flushed {
             tracing::error!(%error, "the state index can't be made durable; the next start replays more of the log");
         }
+        flushed.is_ok()
     }
 
     fn checkpoint(&self, snapshot: &Snapshot) {
@@ -129,7 +146,7 @@ impl Keeper {
         let state = self.state.read();
         let sinks = self.shared.sinks.lock();
         let stored = sinks.iter().map(|name| state.sinks.get(name.as_str()).copied().unwrap_or(Lsn::FIRST)).min();
-        state.needed_from(checkpointed).min(stored.unwrap_or(checkpointed))
+        state.needed_from(&self.rules, checkpointed).min(stored.unwrap_or(checkpointed))
     }
 
     /// The first record that retention keeps.

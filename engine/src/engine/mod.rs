@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -48,7 +48,7 @@ struct Inner {
     work: Sender<Work>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Held as long as the engine: one process per folder.
-    _lock: open::FolderLock,
+    _lock: Arc<open::FolderLock>,
 }
 
 /// Encodes and enqueues events.
@@ -272,6 +272,14 @@ impl Engine {
         self.inner.clock.now_us()
     }
 
+    /// All of state in its flat form, for tests that compare it. Not part of the API.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn state_rows(&self) -> std::collections::BTreeMap<Vec<u8>, Vec<u8>> {
+        let state = self.inner.state.read();
+        state.keys().filter_map(|key| state.row(&key).map(|value| (key.encode(), value))).collect()
+    }
+
     /// Syncs and seals the log, brings state up to it and writes its index. Appends fail afterwards. Further calls do nothing.
     pub fn close(&self) {
         self.inner.close(true);
@@ -283,13 +291,23 @@ impl Inner {
         if self.closing.swap(true, Ordering::AcqRel) {
             return;
         }
+        // A mailbox may outlive the engine: from here on nothing is appended through it, for the folder may be opened anew.
         if seal {
             self.log.close();
+        } else {
+            self.log.stop("the engine was dropped");
         }
         // The applier drains what is durable, writes state and ends; then the others have nothing left to do.
         let _ = self.work.send(Work::Stop);
-        for thread in self.threads.lock().drain(..) {
-            let _ = thread.join();
+        let threads: Vec<JoinHandle<()>> = self.threads.lock().drain(..).collect();
+        let own = thread::current().id();
+        if threads.iter().any(|thread| thread.thread().id() == own) {
+            return; // A waker that one of them ran dropped the engine: they end without being waited for.
+        }
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the engine panicked");
+            }
         }
     }
 }

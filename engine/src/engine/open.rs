@@ -147,7 +147,10 @@ pub(super) fn open(mut options: EngineOptions) -> Result<(Engine, OpenReport), O
     hub.set_delivering(end);
     hub.set_offered(end);
     let closing = Arc::new(AtomicBool::new(false));
-    let checkpointed = checkpoints.first().map_or(Lsn::NONE, |(applied, _)| *applied);
+    // One beyond the log's end is not of this history.
+    let checkpointed = checkpoints.iter().map(|(applied, _)| *applied).find(|applied| *applied <= end);
+    let checkpointed = checkpointed.unwrap_or(Lsn::NONE);
+    let lock = Arc::new(lock);
     let shared = Arc::new(keeper::Shared::new(checkpointed));
     let (keep, jobs) = mpsc::sync_channel(2);
     let keeper = Keeper {
@@ -159,6 +162,8 @@ pub(super) fn open(mut options: EngineOptions) -> Result<(Engine, OpenReport), O
         clock: Arc::clone(&options.clock),
         shared: Arc::clone(&shared),
         jobs,
+        rules: Arc::clone(&rules),
+        _lock: Arc::clone(&lock),
     };
     let applier = Applier {
         log: log.clone(),
@@ -168,6 +173,7 @@ pub(super) fn open(mut options: EngineOptions) -> Result<(Engine, OpenReport), O
         closing: Arc::clone(&closing),
         keeper: keep,
         checkpoint_bytes: options.checkpoint_bytes,
+        _lock: Arc::clone(&lock),
     };
     let worker_hub = Arc::clone(&hub);
     let threads = vec![

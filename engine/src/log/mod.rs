@@ -337,6 +337,11 @@ impl Log {
         }
     }
 
+    /// As [`close`](Log::close), without the seal.
+    pub(crate) fn stop(&self, reason: &str) {
+        self.handle.shut_down(false, reason);
+    }
+
     /// Writes what is queued, syncs it, seals the segment and ends the threads. Appends fail afterwards; reading goes on.
     pub fn close(&self) {
         self.handle.shut_down(true, "the log was closed");

@@ -89,7 +89,10 @@ impl State {
     }
 
     fn session_opened(&mut self, rules: &RuleIndex, e: &SessionOpened) -> Change {
-        self.epoch = self.epoch.max(e.epoch);
+        if e.epoch > self.epoch {
+            self.epoch = e.epoch;
+            self.dirty.insert(RowKey::Epoch);
+        }
         let change = if e.resumed { Change::None } else { self.discard(rules, &e.client) };
         let deadline = self.sessions.get(&e.client).and_then(Session::deadline);
         if let Some(at) = deadline {
@@ -109,8 +112,11 @@ impl State {
     }
 
     fn disconnected(&mut self, rules: &RuleIndex, time_us: u64, e: &ClientDisconnected) -> Change {
-        for CursorAt { filter, low } in &e.positions {
-            self.move_cursor(&e.client, filter, |cursor| cursor.advance(*low));
+        // The positions of a connection that was replaced are void: its successor may have begun the cursors anew.
+        if self.sessions.get(&e.client).is_none_or(|session| session.epoch == e.epoch) {
+            for CursorAt { filter, low } in &e.positions {
+                self.move_cursor(&e.client, filter, |cursor| cursor.advance(*low));
+            }
         }
         let Some(session) = self.sessions.get_mut(&e.client) else { return Change::None };
         if session.epoch != e.epoch || !session.connected {

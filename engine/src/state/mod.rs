@@ -18,6 +18,7 @@ use bytestring::ByteString;
 
 use crate::event::{Epoch, Message, SubscriptionOptions, Will};
 use crate::ids::Lsn;
+use crate::rules::RuleIndex;
 pub(crate) use apply::Change;
 pub use cursor::Cursor;
 use rows::RowKey;
@@ -42,6 +43,8 @@ pub struct State {
     pub(crate) deadlines: BTreeSet<(u64, ByteString)>,
     /// Rows changed since they were last collected for the index.
     pub(crate) dirty: HashSet<RowKey>,
+    /// The place in the log that was collected for the index last.
+    pub(crate) indexed: Lsn,
 }
 
 /// A client's session.
@@ -143,10 +146,11 @@ impl State {
             .collect()
     }
 
-    /// The lowest record that state still needs from the log: queue messages, read positions of lasting sessions and
-    /// QoS 2 messages under way. `end` where nothing is needed.
+    /// The lowest record that state still needs from the log: queue messages, plain subscriptions of lasting sessions and
+    /// QoS 2 messages under way. Read positions of rules hold nothing: what retention takes from them is counted as a gap. `end`
+    /// where nothing is needed.
     #[must_use]
-    pub(crate) fn needed_from(&self, end: Lsn) -> Lsn {
+    pub(crate) fn needed_from(&self, rules: &RuleIndex, end: Lsn) -> Lsn {
         let queued = self.queue.keys().next().copied();
         let outbound = self.sessions.values().flat_map(|s| s.outbound.values().map(|o| o.lsn)).min();
         let cursors = self
@@ -155,7 +159,9 @@ impl State {
             .filter(|(_, s)| s.lasting())
             .filter_map(|(client, s)| self.cursors.get(client).map(|cursors| (s, cursors)))
             .flat_map(|(s, cursors)| {
-                cursors.iter().filter(|(filter, _)| s.subscriptions.contains_key(*filter)).map(|(_, c)| c.next)
+                let plain = |filter: &ByteString| !rules.kind_of(filter).is_rule_cursor();
+                let subscribed = cursors.iter().filter(|(filter, _)| s.subscriptions.contains_key(*filter));
+                subscribed.filter(move |(filter, _)| plain(filter)).map(|(_, c)| c.next)
             })
             .min();
         [queued, outbound, cursors].into_iter().flatten().min().unwrap_or(end).min(end)

@@ -12,6 +12,7 @@
 //!  'Q' lsn               topic                                  (owed by a queue)
 //!  'L' topic             lsn int                                (newest of a keep-latest topic)
 //!  'K' sink              next int
+//!  'E'                   largest epoch seen, int
 //! ```
 //! `int`, `options` and `message` are those of [`crate::event::codec`].
 
@@ -46,6 +47,8 @@ pub enum RowKey {
     Latest(ByteString),
     /// A sink's position.
     Sink(ByteString),
+    /// The largest epoch seen.
+    Epoch,
 }
 
 impl RowKey {
@@ -63,6 +66,7 @@ impl RowKey {
             RowKey::Queue(_) => (b'Q', None),
             RowKey::Latest(topic) => (b'L', Some(topic)),
             RowKey::Sink(sink) => (b'K', Some(sink)),
+            RowKey::Epoch => (b'E', None),
         };
         out.push(tag);
         if let Some(text) = first {
@@ -95,6 +99,7 @@ impl RowKey {
             }
             b'L' => RowKey::Latest(r.text("topic")?),
             b'K' => RowKey::Sink(r.text("sink")?),
+            b'E' => RowKey::Epoch,
             _ => return Err(CodecError::Value("row tag")),
         };
         finish(&r).map(|()| key)
@@ -143,6 +148,8 @@ impl State {
             RowKey::Queue(lsn) => put_bytes(&mut out, self.queue.get(lsn)?.as_bytes()),
             RowKey::Latest(topic) => put_int(&mut out, self.latest.get(topic)?.0),
             RowKey::Sink(sink) => put_int(&mut out, self.sinks.get(sink)?.0),
+            RowKey::Epoch if self.epoch == 0 => return None,
+            RowKey::Epoch => put_int(&mut out, self.epoch),
         }
         Some(out)
     }
@@ -165,6 +172,7 @@ impl State {
             .chain(self.queue.keys().map(|lsn| RowKey::Queue(*lsn)))
             .chain(self.latest.keys().map(|topic| RowKey::Latest(topic.clone())))
             .chain(self.sinks.keys().map(|sink| RowKey::Sink(sink.clone())))
+            .chain((self.epoch > 0).then_some(RowKey::Epoch))
     }
 
     /// Takes in a row. Rows may come in any order; call [`State::loaded`] after the last.
@@ -206,6 +214,7 @@ impl State {
             RowKey::Sink(sink) => {
                 self.sinks.insert(sink, Lsn(r.int("next")?));
             }
+            RowKey::Epoch => self.epoch = r.int("epoch")?,
         }
         finish(&r)
     }
@@ -213,7 +222,7 @@ impl State {
     /// Rebuilds what is derived from the rows, and takes `applied` as the state's place in the log.
     pub fn loaded(&mut self, applied: Lsn) {
         self.applied = applied;
-        self.epoch = self.sessions.values().map(|s| s.epoch).max().unwrap_or_default();
+        self.indexed = applied;
         self.deadlines =
             self.sessions.iter().filter_map(|(client, s)| s.deadline().map(|at| (at, client.clone()))).collect();
         self.dirty.clear();

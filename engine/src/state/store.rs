@@ -59,11 +59,13 @@ pub struct Batch {
 }
 
 impl State {
-    /// Collects the rows that changed since the last call. `None` when nothing did.
+    /// Collects the rows that changed since the last call. `None` when nothing was applied since; records that change no row move
+    /// the index on too, or they would be replayed at each opening.
     pub(crate) fn take_batch(&mut self) -> Option<Batch> {
-        if self.dirty.is_empty() {
+        if self.dirty.is_empty() && self.applied <= self.indexed {
             return None;
         }
+        self.indexed = self.applied;
         let dirty: Vec<RowKey> = self.dirty.drain().collect();
         let rows = dirty.iter().map(|key| (key.encode(), self.row(key))).collect();
         Some(Batch { rows, applied: self.applied, total: self.count() })
@@ -74,7 +76,7 @@ impl State {
             self.sessions.values().map(|s| 1 + s.subscriptions.len() + s.received.len() + s.outbound.len()).sum();
         let cursors: usize = self.cursors.values().map(std::collections::BTreeMap::len).sum();
         let rest = self.retained.len() + self.queue.len() + self.latest.len() + self.sinks.len();
-        (in_sessions + cursors + rest) as u64
+        (in_sessions + cursors + rest + usize::from(self.epoch > 0)) as u64
     }
 }
 
