@@ -58,7 +58,7 @@ impl MemoryLog {
         self.push(&Event::Published(Published { message, packet_id: None, epoch: 1 }))
     }
 
-    /// Appends an acknowledgement of a message.
+    /// Appends an acknowledgement of a message. Topics under `queue/` are queues.
     pub fn ack(&self, client: &str, topic: &str, lsn: Lsn) -> Lsn {
         self.push(&Event::Acked(Acked {
             client: client.into(),
@@ -67,6 +67,7 @@ impl MemoryLog {
             topic: topic.into(),
             packet_id: None,
             outcome: AckOutcome::Acknowledged,
+            queue: topic.starts_with("queue/"),
             cursors: Vec::new(),
         }))
     }
