@@ -72,10 +72,6 @@ pub enum StartError {
         /// The database.
         database: String,
     },
-    /// A pool's setting can't be used.
-    #[cfg(feature = "sqlite")]
-    #[error(transparent)]
-    Sqlite(#[from] crate::sqlite::ConfigError),
     /// The dead letters can't be opened.
     #[error("dead letters of {sink}: {reason}")]
     Letters {
@@ -108,7 +104,7 @@ impl Sinks {
                 continue;
             }
             let Some(pool) = rules.pools.iter().find(|p| p.database == rule.database && p.name == rule.pool) else {
-                let database = database_name(rule.database).to_owned();
+                let database = rule.database.name().to_owned();
                 return Err(StartError::NoPool { at: rule.at.clone(), pool: rule.pool.clone(), database });
             };
             let plan = Plan::of_pool(rules, rule.database, &rule.pool, &name);
@@ -184,13 +180,13 @@ fn start_one(
     let no_driver = |remedy| StartError::NoDriver {
         at: at.clone(),
         what: format!("the rule for pool {}", pool.name),
-        database: database_name(pool.database).to_owned(),
+        database: pool.database.name().to_owned(),
         remedy,
     };
     match pool.database {
         #[cfg(feature = "sqlite")]
         Database::Sqlite => {
-            let config = crate::sqlite::SqliteConfig::from_pool(pool, &options.data_dir, &options.node_name)?;
+            let config = crate::sqlite::SqliteConfig::from_pool(pool, &options.data_dir, &options.node_name);
             let failed = |reason: String| StartError::Letters { sink: name.to_owned(), reason };
             let store = (options.open_letters)(name).map_err(failed)?;
             let letters = DeadLetters::open(name, store).map_err(|e| failed(e.to_string()))?;
@@ -209,22 +205,5 @@ fn start_one(
 /// The name of a pool's sink.
 #[must_use]
 pub fn sink_name(database: Database, pool: &str) -> String {
-    format!("{}/{pool}", database_name(database))
-}
-
-/// A database as rules spell it.
-#[must_use]
-pub fn database_name(database: Database) -> &'static str {
-    match database {
-        Database::Sqlite => "sqlite",
-        Database::Redis => "redis",
-        Database::Mysql => "mysql",
-        Database::Pgsql => "pgsql",
-        Database::Mongo => "mongo",
-        Database::Cassandra => "cassa",
-        Database::Dynamo => "dynamo",
-        Database::Influxdb => "influxdb",
-        Database::Opentsdb => "opentsdb",
-        Database::Timescale => "timescale",
-    }
+    format!("{}/{pool}", database.name())
 }

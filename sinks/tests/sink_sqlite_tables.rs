@@ -20,7 +20,7 @@ use sqlx::{AssertSqlSafe, Connection, Row};
 
 fn set(rules: &[(Hook, Option<&str>, Function)]) -> RuleSet {
     let setting = Setting { value: "t.db".into(), secret: false, at: nowhere() };
-    let settings = BTreeMap::from([("path".to_owned(), setting)]);
+    let settings = BTreeMap::from([("file".to_owned(), setting)]);
     let pool = Pool { database: Database::Sqlite, name: "pool1".into(), settings, at: nowhere() };
     let rules = rules.iter().enumerate().map(|(n, (hook, topic, function))| {
         rule(Database::Sqlite, *hook, n as u32 + 1, *topic, Action::Function(*function))

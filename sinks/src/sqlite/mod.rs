@@ -12,6 +12,6 @@ mod lookup;
 mod schema;
 mod write;
 
-pub use config::{ConfigError, SqliteConfig};
+pub use config::SqliteConfig;
 pub use encode::{MessageRow, SqliteOp, Value};
 pub use write::{SqliteConn, SqliteSink};
