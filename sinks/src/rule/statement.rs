@@ -115,9 +115,11 @@ fn check_query(source: &str, database: Database, faults: &mut Vec<StatementFault
     let mut quote: Option<char> = None;
     let mut quote_at = 0;
     let mut ended = false;
-    let mut unquoted = String::with_capacity(source.len());
     let mut chars = source.char_indices().peekable();
+    // The text with everything between quotation marks blanked out, byte for byte in its place.
+    let mut plain = String::with_capacity(source.len());
     while let Some((at, c)) = chars.next() {
+        plain.extend(std::iter::repeat_n(' ', at.saturating_sub(plain.len())));
         match quote {
             // MySQL's strings have backslash escapes; the standard's haven't.
             Some(_) if c == '\\' && database == Database::Mysql => {
@@ -141,9 +143,9 @@ fn check_query(source: &str, database: Database, faults: &mut Vec<StatementFault
                 return;
             }
             None if c == ';' => ended = true,
+            None if c.is_ascii() => plain.push(c),
             None => {}
         }
-        unquoted.push(if quote.is_none() { c } else { ' ' });
     }
     if quote.is_some() {
         faults.push(fault(quote_at, source.len(), "the quotation mark is not closed".to_owned(), None));
@@ -151,12 +153,76 @@ fn check_query(source: &str, database: Database, faults: &mut Vec<StatementFault
     if source.trim().is_empty() {
         faults.push(fault(0, source.len(), "an empty statement".to_owned(), None));
     }
-    if database == Database::Cassandra && unquoted.split_whitespace().any(|word| word.eq_ignore_ascii_case("if")) {
-        let message =
-            "`IF` can't be used: statements carry the record's time, and Cassandra allows one of the two".to_owned();
-        let help = "without `IF` a statement can be repeated: a write with an older time never replaces a newer one";
-        faults.push(fault(0, source.len(), message, Some(help.to_owned())));
+    plain.extend(std::iter::repeat_n(' ', source.len().saturating_sub(plain.len())));
+    check_words(&plain, database, faults);
+}
+
+/// Statements that begin or end a transaction.
+const TRANSACTION: [&str; 9] =
+    ["begin", "start", "commit", "end", "rollback", "abort", "savepoint", "release", "prepare"];
+
+/// Statements about SQLite's connection or file.
+const SQLITE_CONNECTION: [&str; 4] = ["attach", "detach", "pragma", "vacuum"];
+
+/// Refuses what would take the transaction out of the sink's hands: rows and position would no longer commit together.
+fn check_words(plain: &str, database: Database, faults: &mut Vec<StatementFault>) {
+    let words = words(plain);
+    let is = |word: Option<&(usize, &str)>, known: &[&str]| {
+        word.is_some_and(|(_, word)| known.iter().any(|known| known.eq_ignore_ascii_case(word)))
+    };
+    if database == Database::Cassandra {
+        if words.iter().any(|word| is(Some(word), &["if"])) {
+            let message = "`IF` can't be used: statements carry the record's time, and Cassandra allows one of the two"
+                .to_owned();
+            let help =
+                "without `IF` a statement can be repeated: a write with an older time never replaces a newer one";
+            faults.push(fault(0, plain.len(), message, Some(help.to_owned())));
+        }
+        return;
     }
+    let mut refuse = |word: Option<&(usize, &str)>, help: &str| {
+        if let Some((at, word)) = word {
+            let message = format!("`{}` can't be used in a rule", word.to_ascii_uppercase());
+            faults.push(fault(*at, at + word.len(), message, Some(help.to_owned())));
+        }
+    };
+    if is(words.first(), &TRANSACTION) {
+        refuse(words.first(), "each batch is one transaction already, together with the sink's position");
+    }
+    if database == Database::Sqlite {
+        if is(words.first(), &SQLITE_CONNECTION) {
+            refuse(words.first(), "the connection is the sink's: run it once with another program");
+        }
+        for pair in words.windows(2) {
+            if is(pair.first(), &["or"]) && is(pair.get(1), &["rollback"]) {
+                refuse(
+                    pair.get(1),
+                    "it would undo the whole batch: `OR IGNORE` leaves out one row, `OR ABORT` is the default",
+                );
+            }
+        }
+    }
+}
+
+/// Words with their places; comments are none.
+fn words(plain: &str) -> Vec<(usize, &str)> {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some(rest) = plain.get(at..).filter(|rest| !rest.is_empty()) {
+        at += if rest.starts_with("--") {
+            rest.find('\n').unwrap_or(rest.len())
+        } else if rest.starts_with("/*") {
+            rest.find("*/").map_or(rest.len(), |end| end + 2)
+        } else if rest.starts_with(is_word) {
+            let length = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
+            found.extend(rest.get(..length).map(|word| (at, word)));
+            length
+        } else {
+            1
+        };
+    }
+    found
 }
 
 #[cfg(test)]
@@ -236,5 +302,35 @@ mod tests {
             faults("insert into a(x) values (1) IF NOT EXISTS", Database::Cassandra, Hook::ClientConnected).len(),
             1
         );
+    }
+
+    #[test]
+    fn statements_that_take_the_transaction_away_are_refused_at_their_word() {
+        let refused = |source| faults(source, Database::Sqlite, Hook::MessagePublish);
+        for (source, start, end) in [
+            ("BEGIN", 0, 5),
+            ("  commit;", 2, 8),
+            ("-- a note\n/* another */ rollback", 24, 32),
+            ("savepoint x", 0, 9),
+            ("release x", 0, 7),
+            ("Attach 'x.db' as x", 0, 6),
+            ("pragma synchronous = off", 0, 6),
+            ("insert or rollback into t values (${topic})", 10, 18),
+            ("update or /* x */ ROLLBACK t set a = 'é'", 18, 26),
+        ] {
+            let found = refused(source);
+            assert_eq!(found.len(), 1, "{source}: {found:?}");
+            assert_eq!((found[0].0, found[0].1), (start, end), "{source}: {found:?}");
+        }
+        for source in [
+            "insert into begin values ('or rollback', ${topic})",
+            "insert or ignore into t (\"begin\") values ('é', ${topic})",
+            "insert into t values (case when 1 then 2 end)",
+            "update t set a = b or c",
+        ] {
+            assert!(refused(source).is_empty(), "{source}: {:?}", refused(source));
+        }
+        assert_eq!(faults("start transaction", Database::Mysql, Hook::MessagePublish).len(), 1);
+        assert!(faults("pragma x", Database::Pgsql, Hook::MessagePublish).is_empty());
     }
 }
