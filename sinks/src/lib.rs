@@ -28,4 +28,4 @@ pub const AVAILABLE: &[rule::Database] = &[
 
 pub use lookup::Lookups;
 pub use registry::{Sinks, SinksOptions, StartError};
-pub use runtime::{SinkState, SinkStatus};
+pub use runtime::{ResetError, ResetTo, SinkState, SinkStatus};

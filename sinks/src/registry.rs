@@ -8,11 +8,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use forebay_engine::Lsn;
+
 use crate::dead_letter::{DeadLetterError, DeadLetters, LetterStore};
 use crate::lookup::{self, Lookups};
 use crate::rule::{Database, Location, Pool, RuleSet};
 use crate::runtime::plan::Plan;
-use crate::runtime::{self, RuntimeOptions, SinkHandle, SinkStatus};
+use crate::runtime::{self, ResetError, ResetTo, RuntimeOptions, SinkHandle, SinkStatus};
 use crate::source::Source;
 
 /// Opens the store of a sink's dead letters; the argument is the sink's name.
@@ -141,6 +143,17 @@ impl Sinks {
     /// Resumes a sink; false when there is none of that name.
     pub fn resume(&self, name: &str) -> bool {
         self.sink(name).map(|s| s.resume()).is_some()
+    }
+
+    /// Sets a sink's position; `None` when there is none of that name.
+    ///
+    /// # Errors
+    /// See [`SinkHandle::reset`].
+    pub async fn reset(&self, name: &str, to: ResetTo, deadline: Duration) -> Option<Result<Lsn, ResetError>> {
+        match self.sink(name) {
+            Some(sink) => Some(sink.reset(to, deadline).await),
+            None => None,
+        }
     }
 
     /// The dead letters of a sink.

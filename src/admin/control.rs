@@ -1,6 +1,6 @@
 //! What admin HTTP asks of the running server.
 
-use super::status::{Cursor, DeadLetterRow, Done, RecordRow, SegmentRow, SinkStatus, Status};
+use super::status::{Cursor, DeadLetterRow, Done, RecordRow, ResetTo, SegmentRow, SinkStatus, Status};
 
 /// Most records given in one answer.
 pub const RECORDS_MAX: u64 = 10_000;
@@ -31,6 +31,8 @@ pub trait Control: Send + Sync + 'static {
     fn pause(&self, sink: &str) -> Result<Done, ControlError>;
     /// Lets it go on.
     fn resume(&self, sink: &str) -> Result<Done, ControlError>;
+    /// Sets its position, in its database too.
+    fn reset(&self, sink: &str, to: ResetTo) -> Result<Done, ControlError>;
     /// Its dead letters, oldest first.
     fn dead_letters(&self, sink: &str) -> Result<Vec<DeadLetterRow>, ControlError>;
     /// One of them.

@@ -7,6 +7,7 @@
 //! | `GET /ready` | 200, or 503 with the reasons |
 //! | `GET /sinks`, `/cursors`, `/log/segments`, `/log/records?from=&limit=` | rows |
 //! | `POST /sinks/{sink}/pause`, `/resume` | [`status::Done`] |
+//! | `POST /sinks/{sink}/reset` with `"earliest"`, `"latest"` or `{"record": N}` | [`status::Done`] |
 //! | `GET /sinks/{sink}/dead`, `/dead/{id}` | dead letters |
 //! | `POST /sinks/{sink}/dead/replay`, `/dead/drop` with a list of numbers | [`status::Done`] |
 //!
@@ -32,6 +33,7 @@ pub mod control;
 pub mod status;
 
 use control::{Control, ControlError};
+use status::ResetTo;
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -64,6 +66,7 @@ fn router(control: Arc<dyn Control>, metrics: PrometheusHandle, token: Option<Se
         .route("/sinks", get(|State(s): State<Shared>| asked(s, |control| Ok(control.sinks()))))
         .route("/sinks/{sink}/pause", post(pause))
         .route("/sinks/{sink}/resume", post(resume))
+        .route("/sinks/{sink}/reset", post(reset))
         .route("/sinks/{sink}/dead", get(dead_letters))
         .route("/sinks/{sink}/dead/{id}", get(dead_letter))
         .route("/sinks/{sink}/dead/replay", post(replay))
@@ -126,6 +129,10 @@ async fn pause(State(shared): State<Shared>, Path(sink): Path<String>) -> Respon
 
 async fn resume(State(shared): State<Shared>, Path(sink): Path<String>) -> Response {
     asked(shared, move |control| control.resume(&sink)).await
+}
+
+async fn reset(State(shared): State<Shared>, Path(sink): Path<String>, Json(to): Json<ResetTo>) -> Response {
+    asked(shared, move |control| control.reset(&sink, to)).await
 }
 
 async fn dead_letters(State(shared): State<Shared>, Path(sink): Path<String>) -> Response {

@@ -1,6 +1,7 @@
 //! What admin HTTP answers: JSON for programs, `Display` for people.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -55,8 +56,38 @@ pub struct SinkStatus {
     pub position: u64,
     /// Durable records it has not dealt with.
     pub lag_records: u64,
+    /// Age of the oldest record it has not dealt with, seconds; 0 when there is none.
+    pub lag_seconds: u64,
+    /// Operations stored since the server started.
+    pub stored: u64,
     /// Its dead letters.
     pub dead_letters: u64,
+    /// Its last failure since the server started.
+    pub last_error: Option<String>,
+}
+
+/// Where a sink is to begin anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResetTo {
+    /// At the log's first record.
+    Earliest,
+    /// At the log's end.
+    Latest,
+    /// At this record.
+    Record(u64),
+}
+
+impl FromStr for ResetTo {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<ResetTo, &'static str> {
+        match text {
+            "earliest" => Ok(ResetTo::Earliest),
+            "latest" => Ok(ResetTo::Latest),
+            number => number.parse().map(ResetTo::Record).map_err(|_| "expected a record's number, earliest or latest"),
+        }
+    }
 }
 
 /// A cursor.
@@ -160,8 +191,12 @@ impl fmt::Display for Status {
 impl fmt::Display for SinkStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, state) = (&self.name, &self.state);
-        write!(f, "{name}  {state}  position {}  lag {}  ", self.position, self.lag_records)?;
-        write!(f, "dead letters {}", self.dead_letters)?;
+        write!(
+            f,
+            "{name}  {state}  position {}  lag {} records, {} s  ",
+            self.position, self.lag_records, self.lag_seconds
+        )?;
+        write!(f, "stored {}  dead letters {}", self.stored, self.dead_letters)?;
         self.reason.iter().try_for_each(|reason| write!(f, "  ({reason})"))
     }
 }

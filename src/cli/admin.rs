@@ -38,6 +38,9 @@ pub fn sink(options: &Options, what: &SinkCommand) -> Result<(), Failure> {
         SinkCommand::Resume { sink } => {
             print_rows(&[server.post::<Done>(&["sinks", sink, "resume"], &())?], options.json);
         }
+        SinkCommand::Reset { sink, to } => {
+            print_rows(&[server.post::<Done>(&["sinks", sink, "reset"], to)?], options.json);
+        }
     }
     Ok(())
 }

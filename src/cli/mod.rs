@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::admin::status::ResetTo;
 use crate::config::Overrides;
 
 pub mod admin;
@@ -149,6 +150,14 @@ pub enum SinkCommand {
     Resume {
         /// The sink.
         sink: String,
+    },
+    /// Sets the position in the database: records from there on are stored (again), those before it no more.
+    Reset {
+        /// The sink.
+        sink: String,
+        /// A record's number, `earliest` or `latest`.
+        #[arg(long, value_name = "LSN|earliest|latest")]
+        to: ResetTo,
     },
 }
 

@@ -9,7 +9,9 @@ use forebay_engine::Engine;
 use forebay_engine::ids::Lsn;
 
 use crate::admin::control::{Control, ControlError};
-use crate::admin::status::{Cursor, DeadLetterRow, Done, LogStatus, RecordRow, SegmentRow, SinkStatus, Status};
+use crate::admin::status::{
+    Cursor, DeadLetterRow, Done, LogStatus, RecordRow, ResetTo, SegmentRow, SinkStatus, Status,
+};
 use crate::config::Settings;
 use crate::exit::Failure;
 use crate::offline;
@@ -153,6 +155,10 @@ impl Control for Arc<Stack> {
 
     fn resume(&self, sink: &str) -> Result<Done, ControlError> {
         self.sinks.resume(sink)
+    }
+
+    fn reset(&self, sink: &str, to: ResetTo) -> Result<Done, ControlError> {
+        self.sinks.reset(sink, to)
     }
 
     fn dead_letters(&self, sink: &str) -> Result<Vec<DeadLetterRow>, ControlError> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytestring::ByteString;
 use forebay_broker_adapter::Store;
-use forebay_engine::{Engine, Log, LogOptions, QoS};
+use forebay_engine::{Engine, Log, LogOptions, Lsn, QoS};
 use forebay_sinks::dead_letter::{DeadLetter, DeadLetterError, DeadLetters, LetterStore};
 use forebay_sinks::runtime::RuntimeOptions;
 use forebay_sinks::source::EngineSource;
@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 
 use super::RuleSource;
 use crate::admin::control::ControlError;
-use crate::admin::status::{DeadLetterRow, Done, SinkStatus};
+use crate::admin::status::{DeadLetterRow, Done, ResetTo, SinkStatus};
 use crate::config::Settings;
 use crate::exit::{Exit, Failure};
 
@@ -25,6 +25,9 @@ pub type Waiting<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 /// Size of a segment of a dead-letter log, bytes: these logs are small and grow in place.
 const LETTER_SEGMENT_BYTES: u64 = 4 << 20;
+
+/// How long an operator's reset waits for the database.
+const RESET_DEADLINE: Duration = Duration::from_secs(20);
 
 /// The database side of the server.
 pub trait SinkSide: Send + Sync {
@@ -36,6 +39,8 @@ pub trait SinkSide: Send + Sync {
     fn pause(&self, sink: &str) -> Result<Done, ControlError>;
     /// Lets it go on.
     fn resume(&self, sink: &str) -> Result<Done, ControlError>;
+    /// Sets its position.
+    fn reset(&self, sink: &str, to: ResetTo) -> Result<Done, ControlError>;
     /// Its dead letters.
     fn dead_letters(&self, sink: &str) -> Result<Vec<DeadLetterRow>, ControlError>;
     /// One of them.
@@ -172,6 +177,9 @@ impl SinkSide for Running {
                 reason,
                 position: sink.position.0,
                 lag_records: sink.lag_records,
+                lag_seconds: sink.lag_seconds,
+                stored: sink.stored,
+                last_error: sink.last_error,
                 dead_letters: sink.dead_letters,
             }
         };
@@ -190,6 +198,19 @@ impl SinkSide for Running {
             return Err(unknown(sink));
         }
         Ok(Done { done: format!("{sink} goes on"), count: 1 })
+    }
+
+    fn reset(&self, sink: &str, to: ResetTo) -> Result<Done, ControlError> {
+        let place = match to {
+            ResetTo::Earliest => forebay_sinks::ResetTo::Earliest,
+            ResetTo::Latest => forebay_sinks::ResetTo::Latest,
+            ResetTo::Record(lsn) => forebay_sinks::ResetTo::At(Lsn(lsn)),
+        };
+        match self.runtime.block_on(self.sinks.reset(sink, place, RESET_DEADLINE)) {
+            None => Err(unknown(sink)),
+            Some(Err(source)) => Err(ControlError::Failed(source.to_string())),
+            Some(Ok(at)) => Ok(Done { done: format!("{sink} begins anew at record {at}"), count: 1 }),
+        }
     }
 
     fn dead_letters(&self, sink: &str) -> Result<Vec<DeadLetterRow>, ControlError> {

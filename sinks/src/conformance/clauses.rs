@@ -6,7 +6,7 @@ use forebay_engine::{Lsn, QoS};
 
 use super::{Bench, Fault, Subject, caught_up, rule, until};
 use crate::rule::{Action, Hook};
-use crate::runtime::SinkState;
+use crate::runtime::{ResetTo, SinkState};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -90,8 +90,8 @@ pub async fn replaying_the_log_gives_the_same_rows<T: Subject>(subject: &T) {
     let last = publish(&bench, 200);
     caught_up(&bench, &sink, last).await;
     let before = subject.stored().await;
-    sink.reset(Lsn::FIRST);
     let stored = sink.status().stored;
+    assert_eq!(sink.reset(ResetTo::Earliest, DEADLINE).await, Ok(Lsn::FIRST));
     until("the log is stored again", || sink.status().stored >= stored + 200).await;
     caught_up(&bench, &sink, last).await;
     assert_eq!(subject.stored().await, before);
@@ -148,7 +148,7 @@ pub async fn buries_poison_and_stores_the_rest<T: Subject>(subject: &T) {
     sink.shutdown(DEADLINE).await;
     // The same poison after a restart is the same letter.
     let again = bench.start(subject);
-    again.reset(Lsn::FIRST);
+    assert_eq!(again.reset(ResetTo::At(Lsn::FIRST), DEADLINE).await, Ok(Lsn::FIRST));
     until("the log is read again", || again.status().stored >= 80).await;
     caught_up(&bench, &again, last).await;
     assert_eq!(again.dead_letters().len(), 1);
@@ -242,7 +242,7 @@ pub async fn a_position_beyond_the_log_is_shown_and_reset<T: Subject>(subject: &
     let sink = bench.start(subject);
     until("the operator is told", || sink.status().last_error.is_some_and(|e| e.contains("sink reset"))).await;
     assert!(matches!(sink.status().state, SinkState::Waiting { .. } | SinkState::Connecting { .. }));
-    sink.reset(Lsn(20));
+    assert_eq!(sink.reset(ResetTo::Latest, DEADLINE).await, Ok(Lsn(20)));
     let last = publish(&bench, 5);
     caught_up(&bench, &sink, last).await;
     assert_eq!(sink.status().stored, 5);

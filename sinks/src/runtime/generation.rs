@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use forebay_engine::Lsn;
+use forebay_engine::event::SinkPosition;
+use forebay_engine::{Event, Lsn};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
@@ -62,6 +63,7 @@ async fn begin<S: Sink>(shared: &Arc<Shared<S>>) -> (S::Conn, Lsn, Kept) {
         let deadline = shared.options.request_deadline;
         let reason = match tokio::time::timeout(deadline, agree(shared)).await {
             Ok(Ok(begun)) => {
+                shared.status.waiting_since(None);
                 shared.status.set(SinkState::Running);
                 return begun;
             }
@@ -70,6 +72,7 @@ async fn begin<S: Sink>(shared: &Arc<Shared<S>>) -> (S::Conn, Lsn, Kept) {
         };
         shared.status.error(reason.clone());
         metrics::counter!(crate::metrics::FAILURES, "sink" => shared.name.clone(), "kind" => "connect").increment(1);
+        show_lag(shared).await;
         let (until, failures) = breaker.failure(Instant::now(), None);
         if failures == 1 || failures.is_power_of_two() {
             tracing::warn!(sink = shared.name, attempt = failures, reason, "not connected");
@@ -83,6 +86,21 @@ async fn begin<S: Sink>(shared: &Arc<Shared<S>>) -> (S::Conn, Lsn, Kept) {
     }
 }
 
+/// What waits while there is no connection, and since when: no generation runs that would know.
+async fn show_lag<S: Sink>(shared: &Arc<Shared<S>>) {
+    let source = shared.source.clone();
+    let next = source.sink_position(&shared.name).unwrap_or(Lsn::NONE).max(source.first());
+    let end = source.durable_end();
+    let oldest = tokio::task::spawn_blocking(move || {
+        let mut page = Vec::new();
+        source.reader(next).and_then(|mut reader| reader.read(1, 1, &mut page)).ok()?;
+        page.first().map(|record| record.time_us)
+    });
+    let oldest = if next < end { oldest.await.ok().flatten() } else { None };
+    shared.status.waiting_since(oldest);
+    reporter::gauges(&**shared, end.0.saturating_sub(next.0), oldest);
+}
+
 async fn agree<S: Sink>(shared: &Arc<Shared<S>>) -> Result<(S::Conn, Lsn, Kept), String> {
     let source = &shared.source;
     let text = |e: WriteError| e.to_string();
@@ -90,7 +108,11 @@ async fn agree<S: Sink>(shared: &Arc<Shared<S>>) -> Result<(S::Conn, Lsn, Kept),
     let reset = *shared.control.reset_to.lock();
     if let Some(to) = reset {
         shared.sink.reset(&mut conn, source.log_id(), &shared.name, to).await.map_err(text)?;
-        *shared.control.reset_to.lock() = None;
+        // In the log too: a database that keeps no position goes by it, and trimming does for all.
+        let event = Event::SinkPosition(SinkPosition { sink: shared.name.as_str().into(), next: to });
+        source.append(event).await.map_err(|e| e.to_string())?;
+        shared.control.reset_to.lock().take_if(|asked| *asked == to);
+        shared.control.reset_done.notify_waiters();
         tracing::info!(sink = shared.name, to = to.0, "position reset");
     }
     let kept = shared.sink.positions(&mut conn, source.log_id(), &shared.name).await.map_err(text)?;

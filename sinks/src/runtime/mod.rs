@@ -101,7 +101,42 @@ pub(crate) struct Shared<S: Sink> {
 pub(crate) struct Control {
     pub(crate) reset_to: Mutex<Option<Lsn>>,
     pub(crate) reset: Notify,
+    pub(crate) reset_done: Notify,
     pub(crate) tracker: Mutex<Option<Arc<Tracker>>>,
+}
+
+/// Where a sink is to begin anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetTo {
+    /// At the log's first record.
+    Earliest,
+    /// At the log's end: what is there is left out.
+    Latest,
+    /// At this record.
+    At(Lsn),
+}
+
+/// Why a sink's position was not set.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResetError {
+    /// The log does not have it.
+    #[error("the log has records from {first} up to {end}, not {to}")]
+    OutOfRange {
+        /// What was asked for.
+        to: Lsn,
+        /// The log's first record.
+        first: Lsn,
+        /// The log's end.
+        end: Lsn,
+    },
+    /// The database did not answer.
+    #[error("the database of {sink} has not taken the position ({why}): nothing is changed, try again when it answers")]
+    NotTaken {
+        /// The sink.
+        sink: String,
+        /// Its last failure.
+        why: String,
+    },
 }
 
 /// A dead letter on its way back in.
@@ -173,9 +208,10 @@ impl SinkHandle {
             .map(|t| t.prefix())
             .or_else(|| self.source.sink_position(&self.name))
             .unwrap_or_else(|| self.source.first());
-        let oldest = tracker.and_then(|t| t.oldest_us());
+        let (mut state, stored, last_error, waiting) =
+            self.status.read(|c| (c.state.clone(), c.stored, c.last_error.clone(), c.waiting_since_us));
+        let oldest = waiting.or_else(|| tracker.and_then(|t| t.oldest_us()));
         let lag_seconds = oldest.map_or(0, |t| self.source.now_us().saturating_sub(t) / 1_000_000);
-        let (mut state, stored, last_error) = self.status.read(|c| (c.state.clone(), c.stored, c.last_error.clone()));
         if *self.paused.borrow() && state != SinkState::Stopped {
             state = SinkState::Paused;
         }
@@ -208,10 +244,38 @@ impl SinkHandle {
         &self.letters
     }
 
-    /// Sets the position, in the database too: records from `to` on are stored (again).
-    pub fn reset(&self, to: Lsn) {
+    /// Sets the position, in the database and in the log: records from there on are stored (again), those before it no more.
+    /// Returns it once both have it, so that it outlives a restart. What is under way is given up; a pause goes on.
+    ///
+    /// # Errors
+    /// Where the log does not have the position, or the database has not taken it within the deadline; the sink then goes on
+    /// from where it is.
+    pub async fn reset(&self, to: ResetTo, deadline: Duration) -> Result<Lsn, ResetError> {
+        let (first, end) = (self.source.first(), self.source.durable_end());
+        let to = match to {
+            ResetTo::Earliest => first,
+            ResetTo::Latest => end,
+            ResetTo::At(lsn) if (first..=end).contains(&lsn) => lsn,
+            ResetTo::At(to) => return Err(ResetError::OutOfRange { to, first, end }),
+        };
         *self.control.reset_to.lock() = Some(to);
         self.control.reset.notify_one();
+        let done = async {
+            loop {
+                let done = self.control.reset_done.notified();
+                tokio::pin!(done);
+                done.as_mut().enable();
+                if self.control.reset_to.lock().is_none() {
+                    return;
+                }
+                done.await;
+            }
+        };
+        if tokio::time::timeout(deadline, done).await.is_err() && self.control.reset_to.lock().take().is_some() {
+            let why = self.status.read(|c| c.last_error.clone()).unwrap_or_else(|| "no answer".to_owned());
+            return Err(ResetError::NotTaken { sink: self.name.clone(), why });
+        }
+        Ok(to)
     }
 
     /// Sends a dead letter to the database again, by the rule of that number as it is now. Resolves once it is stored and the

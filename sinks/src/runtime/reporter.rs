@@ -27,7 +27,8 @@ pub(crate) async fn run<S: Sink>(
     let mut last = Instant::now();
     loop {
         tokio::time::sleep(TICK).await;
-        gauges(&shared, &generation);
+        let behind = shared.source.durable_end().0.saturating_sub(generation.tracker.prefix().0);
+        gauges(&shared, behind, generation.tracker.oldest_us());
         let prefix = generation.tracker.noteworthy_prefix();
         let due = last.elapsed() >= shared.options.report_every;
         if prefix == reported || !(due || prefix.0.saturating_sub(reported.0) >= shared.options.report_records) {
@@ -73,9 +74,9 @@ async fn report<S: Sink>(shared: &Shared<S>, next: Lsn) -> bool {
     }
 }
 
-fn gauges<S: Sink>(shared: &Shared<S>, generation: &Generation) {
-    let behind = shared.source.durable_end().0.saturating_sub(generation.tracker.prefix().0);
-    metrics::gauge!(LAG_RECORDS, "sink" => shared.name.clone()).set(behind as f64);
-    let age = generation.tracker.oldest_us().map_or(0, |t| shared.source.now_us().saturating_sub(t));
+/// How far behind the sink is: records, and the time of the oldest one that is not done.
+pub(crate) fn gauges<S: Sink>(shared: &Shared<S>, records: u64, oldest_us: Option<u64>) {
+    metrics::gauge!(LAG_RECORDS, "sink" => shared.name.clone()).set(records as f64);
+    let age = oldest_us.map_or(0, |t| shared.source.now_us().saturating_sub(t));
     metrics::gauge!(LAG_SECONDS, "sink" => shared.name.clone()).set(age as f64 / 1e6);
 }

@@ -57,11 +57,14 @@ pub(crate) struct Cell {
     pub(crate) state: SinkState,
     pub(crate) stored: u64,
     pub(crate) last_error: Option<String>,
+    /// Time of the oldest record that waits while there is no connection.
+    pub(crate) waiting_since_us: Option<u64>,
 }
 
 impl StatusCell {
     pub(crate) fn new() -> Self {
-        StatusCell(Mutex::new(Cell { state: SinkState::Connecting { attempt: 1 }, stored: 0, last_error: None }))
+        let state = SinkState::Connecting { attempt: 1 };
+        StatusCell(Mutex::new(Cell { state, stored: 0, last_error: None, waiting_since_us: None }))
     }
 
     pub(crate) fn set(&self, state: SinkState) {
@@ -70,6 +73,10 @@ impl StatusCell {
 
     pub(crate) fn error(&self, error: String) {
         self.0.lock().last_error = Some(error);
+    }
+
+    pub(crate) fn waiting_since(&self, us: Option<u64>) {
+        self.0.lock().waiting_since_us = us;
     }
 
     pub(crate) fn stored(&self, operations: usize) {
