@@ -23,8 +23,14 @@ use crate::runtime::SinkHandle;
 use crate::sink::{Sink, WriteError};
 use crate::source::{BoxFuture, Source};
 
-/// Rows of one fetch at most, where the rule sets no bound.
+/// Rows of one fetch at most, where the rule sets no lower bound.
 const OFFLINE_ROWS: usize = 10_000;
+
+/// Payload bytes of one fetch at most; the newest rows are taken.
+const OFFLINE_BYTES: usize = 16 << 20;
+
+/// Rows of one answer of the database at most.
+const OFFLINE_PAGE_ROWS: usize = 256;
 
 /// Answers remembered for the time when the database is down, by client.
 const REMEMBERED_CLIENTS: usize = 10_000;
@@ -59,6 +65,12 @@ pub struct OfflineQuery<'a> {
     pub topic: &'a str,
     /// Not older than this, us since 1970.
     pub since_us: u64,
+    /// Only rows whose key comes before this one (the last row of the page before).
+    pub before: Option<&'a str>,
+    /// Most rows in the answer.
+    pub limit: usize,
+    /// Payload bytes after which no further row is added.
+    pub bytes: usize,
 }
 
 /// The reading side of a database.
@@ -70,8 +82,8 @@ pub trait Lookup: Sink {
         client: &'a str,
     ) -> impl Future<Output = Result<Vec<(String, u8)>, WriteError>> + Send;
 
-    /// Messages of a topic that are not known to have become records, oldest first. Rows that Forebay itself stored may be among
-    /// them: the caller knows them by their msgid.
+    /// Messages of a topic that are not known to have become records, newest first; empty where there are no more. Rows that
+    /// Forebay itself stored are left out by the form of their msgid ([`MsgId`]), in the database: there may be millions.
     fn offline<'a>(
         &'a self,
         conn: &'a mut Self::Conn,
@@ -249,11 +261,8 @@ impl Entry {
             let since_us = opts.time_range.map_or(0, |range| {
                 self.source.now_us().saturating_sub(u64::try_from(range.as_micros()).unwrap_or(u64::MAX))
             });
-            let query = OfflineQuery { client, topic: name, since_us };
-            let mut rows = self.database.offline(query).await.map_err(|e| e.to_string())?;
-            rows.retain(|row| !self.is_own(row));
             let most = opts.max_returned_count.map_or(OFFLINE_ROWS, |n| usize::try_from(n).unwrap_or(OFFLINE_ROWS));
-            for row in rows.split_off(rows.len().saturating_sub(most)) {
+            for row in self.offline(client, name, since_us, most.min(OFFLINE_ROWS)).await?.into_iter().rev() {
                 self.append(row).await?;
             }
         }
@@ -265,6 +274,24 @@ impl Entry {
             }
         }
         Ok(())
+    }
+
+    /// The newest rows of other programs, newest first, page by page.
+    async fn offline(&self, client: &str, topic: &str, since_us: u64, most: usize) -> Result<Vec<ForeignRow>, String> {
+        let mut found: Vec<ForeignRow> = Vec::new();
+        let mut bytes_left = OFFLINE_BYTES;
+        while found.len() < most && bytes_left > 0 {
+            let before = found.last().map(|row| row.key.as_str());
+            let limit = (most - found.len()).min(OFFLINE_PAGE_ROWS);
+            let query = OfflineQuery { client, topic, since_us, before, limit, bytes: bytes_left };
+            let page = self.database.offline(query).await.map_err(|e| e.to_string())?;
+            if page.is_empty() {
+                break;
+            }
+            bytes_left = bytes_left.saturating_sub(page.iter().map(|row| row.payload.len()).sum());
+            found.extend(page);
+        }
+        Ok(found)
     }
 
     /// Stored by this node from this log: its msgid is exactly what the log gives to that record.

@@ -2,14 +2,27 @@
 
 use bytes::Bytes;
 use forebay_engine::QoS;
+use futures_util::TryStreamExt;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use super::encode::datetime;
 use super::error::map;
+use super::schema::foreign_rows;
 use super::write::{SqliteConn, SqliteSink};
 use crate::lookup::{ForeignRow, Lookup, OfflineQuery};
 use crate::sink::WriteError;
+
+/// Rows of other programs, newest first, from the index that holds nothing else. Those that became records are known by their key.
+const OFFLINE: &str = concat!(
+    "select id, msgid, sender, qos, retain, cast(payload as blob) as payload, ",
+    "cast(strftime('%s', arrived) as integer) as arrived_s from mqtt_msg where topic = ?1 and ",
+    foreign_rows!(),
+    " and id > coalesce((select mid from mqtt_acked where clientid = ?2 and topic = ?1), 0) ",
+    "and id < coalesce(cast(?4 as integer), 9223372036854775807) and (?3 is null or arrived >= ?3) ",
+    "and not exists (select 1 from forebay_imported where row_key = cast(mqtt_msg.id as text)) ",
+    "order by id desc limit ?5"
+);
 
 impl Lookup for SqliteSink {
     async fn subscriptions<'a>(
@@ -36,23 +49,22 @@ impl Lookup for SqliteSink {
         conn: &'a mut SqliteConn,
         query: OfflineQuery<'a>,
     ) -> Result<Vec<ForeignRow>, WriteError> {
-        // The newest rows within the bounds, given oldest first. Rows that became records are known by their key.
-        let rows = sqlx::query(
-            "select * from (select id, msgid, sender, qos, retain, cast(payload as blob) as payload, \
-             cast(strftime('%s', arrived) as integer) as arrived_s from mqtt_msg m where topic = ?1 \
-             and id > coalesce((select mid from mqtt_acked where clientid = ?2 and topic = ?1), 0) and arrived >= ?3 \
-             and not exists (select 1 from forebay_imported i where i.row_key = cast(m.id as text)) \
-             order by id desc) order by id",
-        )
-        .bind(query.topic.to_owned())
-        .bind(query.client.to_owned())
-        .bind(datetime(query.since_us))
-        .fetch_all(&mut conn.inner)
-        .await
-        .map_err(map)?;
-        let mut found = Vec::with_capacity(rows.len());
-        for row in rows {
-            found.push(foreign(&row, query.topic, None)?);
+        let since = (query.since_us > 0).then(|| datetime(query.since_us));
+        let mut rows = sqlx::query(OFFLINE)
+            .bind(query.topic.to_owned())
+            .bind(query.client.to_owned())
+            .bind(since)
+            .bind(query.before.map(str::to_owned))
+            .bind(i64::try_from(query.limit).unwrap_or(i64::MAX))
+            .fetch(&mut conn.inner);
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        while let Some(row) = rows.try_next().await.map_err(map)? {
+            let row = foreign(&row, query.topic, None)?;
+            bytes += row.payload.len();
+            found.push(row);
+            if bytes >= query.bytes {
+                break;
+            }
         }
         Ok(found)
     }
@@ -98,4 +110,27 @@ fn foreign(row: &SqliteRow, topic: &str, prefix: Option<&str>) -> Result<Foreign
         payload: Bytes::from(payload.unwrap_or_default()),
         time_us: seconds.saturating_mul(1_000_000),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::Sink;
+    use crate::sqlite::SqliteConfig;
+
+    #[tokio::test]
+    async fn the_offline_query_reads_the_index_of_foreign_rows_and_no_whole_table() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("plan.db");
+        let sink = SqliteSink::new(SqliteConfig { path, connections: 1, retention: None, node_name: "n".into() });
+        let mut conn = sink.connect().await.unwrap();
+        let explain = sqlx::AssertSqlSafe(format!("explain query plan {OFFLINE}"));
+        let rows = sqlx::query(explain).fetch_all(&mut conn.inner).await.unwrap();
+        let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+        assert!(
+            plan.iter().any(|step| step.contains("USING INDEX mqtt_msg_foreign (topic=? AND id>? AND id<?)")),
+            "{plan:?}"
+        );
+        assert!(plan.iter().all(|step| !step.contains("SCAN") && !step.contains("TEMP B-TREE")), "{plan:?}");
+    }
 }
