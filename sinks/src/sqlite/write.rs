@@ -27,6 +27,14 @@ const UPKEEP_ROWS: i64 = 1_000;
 /// How long SQLite itself waits for another process's lock before it answers "busy".
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 
+/// SQLite's page cache (negative: KiB). A batch touches pages all over the index by topic; those that don't fit are written before
+/// the commit and read again.
+const CACHE_SIZE: &str = "-32768";
+
+/// Pages in the write-ahead log before they are copied into the database: 32 MiB, so that pages written again and again are copied
+/// once.
+const CHECKPOINT_PAGES: &str = "8192";
+
 /// SQLite as a sink.
 #[derive(Clone, Debug)]
 pub struct SqliteSink {
@@ -117,8 +125,10 @@ impl SqliteSink {
 
     async fn insert(&self, conn: &mut SqliteConnection, rows: &[&Arc<MessageRow>]) -> sqlx::Result<()> {
         for chunk in powers(rows) {
+            // `or fail` instead of the default `or abort`: SQLite then keeps no journal of the statement. What it leaves on an error
+            // goes with the whole transaction.
             let sql = format!(
-                "insert into mqtt_msg (msgid, topic, sender, node, qos, retain, payload, arrived) values {} \
+                "insert or fail into mqtt_msg (msgid, topic, sender, node, qos, retain, payload, arrived) values {} \
                  on conflict do nothing",
                 places(chunk.len(), "(?,?,?,?,?,?,?,?)")
             );
@@ -270,6 +280,9 @@ impl Sink for SqliteSink {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(LOCK_WAIT)
+            .pragma("cache_size", CACHE_SIZE)
+            .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
+            .pragma("temp_store", "memory")
             .disable_statement_logging();
         let mut inner = SqliteConnection::connect_with(&options).await.map_err(map)?;
         for statement in schema::STATEMENTS {
