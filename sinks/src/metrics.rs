@@ -6,7 +6,7 @@ pub const STORED_OPERATIONS: &str = "forebay_sink_stored_operations";
 pub const BATCHES: &str = "forebay_sink_batches";
 /// Histogram: seconds a write took.
 pub const WRITE_SECONDS: &str = "forebay_sink_write_seconds";
-/// Counter: failed writes and connects, label `kind` = disconnected, busy, timeout, items, whole.
+/// Counter: failed writes and connects, label `kind` = connect, disconnected, busy, timeout, items, whole.
 pub const FAILURES: &str = "forebay_sink_failures";
 /// Counter: operations that went to the dead letters.
 pub const DEAD_LETTERS: &str = "forebay_sink_dead_letters";
