@@ -5,6 +5,7 @@ mod common;
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use common::*;
 use forebay_engine::event::*;
@@ -72,6 +73,38 @@ fn a_closed_engine_opens_from_its_index_with_the_same_state() {
     let (engine, source) = reopen(dir.path());
     assert_eq!(source, StateSource::Index);
     assert_eq!(dump(&engine), before);
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (path, target) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            fs::copy(path, target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn an_engine_that_is_killed_opens_from_its_index_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    story(&engine);
+    let patience = Instant::now() + Duration::from_secs(20);
+    // What a killed process leaves is what its files hold while it runs.
+    loop {
+        let left = tempfile::tempdir().unwrap();
+        copy(dir.path(), left.path());
+        let (survivor, source) = reopen(left.path());
+        assert_eq!(dump(&survivor), dump(&engine));
+        if source == StateSource::Index {
+            break;
+        }
+        assert!(Instant::now() < patience, "the index was never made durable while the engine ran");
+    }
 }
 
 #[test]

@@ -56,6 +56,8 @@ impl Applier {
     fn apply_all(&self) -> Result<(), String> {
         let mut reader = self.log.reader(self.applied.end()).map_err(|e| e.to_string())?;
         let mut records = Vec::new();
+        // What opening replayed is not replayed again, should this process be killed before it has done anything else.
+        self.write_index();
         let (mut indexed, mut bytes, mut threshold) = (Instant::now(), 0u64, self.checkpoint_bytes);
         loop {
             // Asked before reading: what became durable until then is still taken in.

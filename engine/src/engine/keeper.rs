@@ -82,7 +82,9 @@ pub(super) struct Keeper {
 
 impl Keeper {
     pub(super) fn run(mut self) {
-        let (mut index_ok, mut flushed) = (true, Instant::now());
+        let mut index_ok = true;
+        // The first rows of a run are flushed at once: a process that is killed soon after each start would else replay ever more.
+        let mut flushed: Option<Instant> = None;
         loop {
             match self.jobs.recv_timeout(RETENTION_EVERY) {
                 Ok(Job::Index(batch)) if index_ok => {
@@ -91,9 +93,9 @@ impl Keeper {
                         tracing::error!(%error, "the state index can't be written; the next start replays more of the log");
                         index_ok = false;
                     }
-                    if index_ok && flushed.elapsed() >= FLUSH_EVERY {
+                    if index_ok && flushed.is_none_or(|at| at.elapsed() >= FLUSH_EVERY) {
                         index_ok = self.flush();
-                        flushed = Instant::now();
+                        flushed = Some(Instant::now());
                     }
                 }
                 Ok(Job::Index(_)) => {}
