@@ -4,7 +4,6 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use forebay_engine::disk::RealDisk;
-use forebay_engine::engine::EngineOptions;
 use forebay_engine::log::{self, ReadError};
 use forebay_engine::{Engine, Lsn};
 
@@ -12,7 +11,7 @@ use crate::admin::status::{Cursor, RecordRow, SegmentRow};
 use crate::config::{Settings, node};
 use crate::datadir::Lock;
 use crate::exit::{Exit, Failure};
-use crate::run::engine;
+use crate::run::{RuleSource, engine};
 
 /// The segments of a data folder.
 ///
@@ -49,26 +48,23 @@ pub fn segments_in(dir: &Path) -> Result<Vec<SegmentRow>, Failure> {
     Ok(rows)
 }
 
-/// Records from `from` on. The caller holds the folder's lock.
+/// Shows at most `limit` records from `from` on, in one pass. The caller holds the folder's lock.
 ///
 /// # Errors
-/// Where they can't be read.
-pub fn records(settings: &Settings, from: u64, limit: u64) -> Result<Vec<RecordRow>, Failure> {
+/// Where they can't be read; what reads was shown before.
+pub fn each_record(settings: &Settings, from: u64, limit: u64, show: &mut dyn FnMut(RecordRow)) -> Result<(), Failure> {
     let node = node::number(&settings.data, &settings.node.name, settings.node.number)
         .map_err(|source| Failure::io(settings.data.join("node").display(), &source))?;
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let mut rows = Vec::new();
+    let mut left = limit;
     let visited = log::dump(&RealDisk, &settings.data.join("log"), Lsn(from), &mut |_, _, record| {
-        rows.push(engine::row(&record, node));
-        if rows.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        show(engine::row(&record, node));
+        left = left.saturating_sub(1);
+        if left > 0 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
-    match visited {
-        Ok(()) => Ok(rows),
-        // What reads is shown; the damage is told when it is next.
-        Err(_) if !rows.is_empty() => Ok(rows),
-        Err(ReadError::Io { file, source }) => Err(Failure::io(file.display(), &source)),
-        Err(source) => Err(Failure::new(Exit::Damaged, source.to_string())),
-    }
+    visited.map_err(|source| match source {
+        ReadError::Io { file, source } => Failure::io(file.display(), &source),
+        source => Failure::new(Exit::Damaged, source.to_string()),
+    })
 }
 
 /// Reads every byte of the log.
@@ -96,11 +92,14 @@ pub fn verify(lock: &Lock, _settings: &Settings) -> Result<String, Failure> {
 ///
 /// # Errors
 /// Where it does not open.
-pub fn cursors(settings: &Settings) -> Result<Vec<Cursor>, Failure> {
+pub fn cursors(settings: &Settings, rules: &RuleSource) -> Result<Vec<Cursor>, Failure> {
     // Opening makes a folder that is not there; looking must not.
     drop(crate::datadir::lock(&settings.data)?);
-    let (engine, _) =
-        Engine::open(EngineOptions::new(&settings.data)).map_err(|source| engine::refused(&settings.data, source))?;
+    let node = node::number(&settings.data, &settings.node.name, settings.node.number)
+        .map_err(|source| Failure::io(settings.data.join("node").display(), &source))?;
+    // With the rules of a start: they decide what replayed records mean, and the index is written from that.
+    let options = engine::options(settings, rules, node);
+    let (engine, _) = Engine::open(options).map_err(|source| engine::refused(&settings.data, source))?;
     let cursors = engine::subscriber_cursors(&engine);
     engine.close();
     Ok(cursors)

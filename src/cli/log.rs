@@ -28,21 +28,18 @@ pub fn run(options: &Options, what: &LogCommand) -> Result<(), Failure> {
             print_rows(&rows, options.json);
         }
         LogCommand::Dump { from, limit } => {
-            let lock = if server.is_some() { None } else { Some(datadir::lock(&settings.data)?) };
-            let mut next = *from;
-            let mut left = *limit;
-            while left > 0 {
-                let page = left.min(PAGE);
-                let rows: Vec<RecordRow> = match &server {
-                    Some(server) => server.get(&format!("/log/records?from={next}&limit={page}"))?,
-                    None => offline::records(&settings, next, page)?,
-                };
-                let Some(last) = rows.last() else { break };
-                next = last.lsn.saturating_add(1);
-                left = left.saturating_sub(rows.len() as u64);
-                print_rows(&rows, options.json);
+            if *limit == 0 {
+                return Ok(());
             }
-            drop(lock);
+            match &server {
+                Some(server) => dump_online(server, *from, *limit, options.json)?,
+                None => {
+                    let lock = datadir::lock(&settings.data)?;
+                    let mut show = |row: RecordRow| print_rows(&[row], options.json);
+                    offline::each_record(&settings, *from, *limit, &mut show)?;
+                    drop(lock);
+                }
+            }
         }
         LogCommand::Verify => {
             if server.is_some() {
@@ -61,16 +58,29 @@ pub fn run(options: &Options, what: &LogCommand) -> Result<(), Failure> {
     Ok(())
 }
 
+fn dump_online(server: &Client, from: u64, limit: u64, json: bool) -> Result<(), Failure> {
+    let (mut next, mut left) = (from, limit);
+    while left > 0 {
+        let rows: Vec<RecordRow> = server.get(&format!("/log/records?from={next}&limit={}", left.min(PAGE)))?;
+        let Some(last) = rows.last() else { break };
+        next = last.lsn.saturating_add(1);
+        left = left.saturating_sub(rows.len() as u64);
+        print_rows(&rows, json);
+    }
+    Ok(())
+}
+
 /// Runs `forebay cursor …`.
 ///
 /// # Errors
 /// Where neither a server nor the folder can be asked.
 pub fn cursors(options: &Options, what: &CursorCommand) -> Result<(), Failure> {
     let CursorCommand::Ls = what;
-    let settings = check::settings(options)?.settings;
-    let rows: Vec<Cursor> = match Client::of_running_server(&settings)? {
+    let configuration = check::configuration(options)?;
+    let settings = &configuration.loaded.settings;
+    let rows: Vec<Cursor> = match Client::of_running_server(settings)? {
         Some(server) => server.get("/cursors")?,
-        None => offline::cursors(&settings)?,
+        None => offline::cursors(settings, &configuration.rules)?,
     };
     print_rows(&rows, options.json);
     Ok(())
