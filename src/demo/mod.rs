@@ -86,5 +86,31 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     } else {
         println!("\n{outcome}");
     }
+    verdict(&outcome)
+}
+
+fn verdict(outcome: &Outcome) -> Result<(), Failure> {
     if outcome.good() { Ok(()) } else { Err(Failure::new(Exit::Failure, "a count is off")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_that_is_off_fails_the_demonstration_and_is_marked() {
+        let act = Act { name: "act", sent: 5, acknowledged: 5, logged: 5, delivered: 5, stored: 5 };
+        let good = Outcome { acts: vec![act.clone(), act.clone()], ..Outcome::default() };
+        assert!(verdict(&good).is_ok());
+        let places: [fn(&mut Act) -> &mut u64; 4] =
+            [|act| &mut act.acknowledged, |act| &mut act.logged, |act| &mut act.delivered, |act| &mut act.stored];
+        for place in places {
+            let mut off = good.clone();
+            *place(&mut off.acts[1]) -= 1;
+            assert_eq!(verdict(&off).unwrap_err().exit, Exit::Failure);
+            assert_eq!(off.to_string().matches("<- off").count(), 1);
+        }
+        assert!(verdict(&Outcome { delivered_twice: 1, ..good.clone() }).is_err());
+        assert!(verdict(&Outcome { stored_twice: 1, ..good }).is_err());
+    }
 }
