@@ -125,8 +125,63 @@ fn a_paused_sink_writes_nothing_until_it_is_resumed() {
     connection.publish("pubsub/a", b"x", 1, 1).unwrap();
     let events = connection.poll(support::PATIENCE).unwrap();
     assert!(events.contains(&Event::Acknowledged(1)), "a paused sink is not the publisher's business: {events:?}");
+    let sinks = server.ask(&["sink", "ls", "--json"]);
+    let sink: serde_json::Value = serde_json::from_str(sinks.lines().next().unwrap()).unwrap();
+    assert_eq!(sink["state"], "paused");
+    assert!(sink["lag_records"].as_u64().unwrap() > 0, "{sink}");
     assert!(server.stored().is_empty());
     server.ask(&["sink", "resume", name]);
     server.wait_stored();
     assert_eq!(server.stored().len(), 1);
+}
+
+#[test]
+fn looking_at_cursors_after_a_crash_leaves_queued_messages_in_their_queue() {
+    use support::client::{Event, Session};
+    let mut server = Server::start();
+    let mut session = Session::new("publisher", true);
+    let mut connection = session.connect(server.mqtt).unwrap();
+    connection.publish("queue/a", b"job", 1, 1).unwrap();
+    let events = connection.poll(support::PATIENCE).unwrap();
+    assert!(events.contains(&Event::Acknowledged(1)), "{events:?}");
+    server.kill();
+    // The engine is opened, the tail replayed and the index written.
+    server.ask(&["cursor", "ls", "--json"]);
+    server.restart();
+    let mut session = Session::new("worker", true);
+    let mut connection = session.connect(server.mqtt).unwrap();
+    connection.subscribe("queue/#", 1).unwrap();
+    let events = connection.poll(support::PATIENCE).unwrap();
+    assert!(matches!(&events[..], [Event::Message { payload, .. }] if payload == b"job"), "{events:?}");
+}
+
+#[test]
+fn a_dump_shows_every_record_from_and_up_to_the_place_asked_for() {
+    let mut server = Server::start();
+    assert!(server.stop().success());
+    let numbers = |args: &[&str]| -> Vec<u64> {
+        let all = [&["log", "dump", "--json"], args].concat();
+        let row = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["lsn"].as_u64().unwrap();
+        server.ask(&all).lines().map(row).collect()
+    };
+    let all = numbers(&["--limit", "1000000"]);
+    assert!(all.len() >= 3 && all.is_sorted(), "{all:?}");
+    assert_eq!(numbers(&["--from", "2", "--limit", "2"]), all[1..3]);
+    assert_eq!(numbers(&["--limit", "0"]), Vec::<u64>::new());
+}
+
+#[test]
+fn the_demo_counts_every_message_everywhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(&["demo", "--json"], dir.path());
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let outcome: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let acts = outcome["acts"].as_array().unwrap();
+    assert_eq!(acts.len(), 3);
+    for act in acts {
+        for place in ["sent", "acknowledged", "logged", "delivered", "stored"] {
+            assert_eq!(act[place], 500, "{outcome:#}");
+        }
+    }
+    assert_eq!((&outcome["delivered_twice"], &outcome["stored_twice"]), (&0.into(), &0.into()));
 }

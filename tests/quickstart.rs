@@ -21,7 +21,7 @@ fn publish(server: &Server, topic: &str, payload: &str) {
     assert!(status.success());
 }
 
-/// Subscribes, and ends after `count` messages or ten seconds.
+/// Subscribes, and ends after `count` messages or `patience_s` seconds.
 fn subscribe(server: &Server, id: &str, topic: &str, count: u32, patience_s: u32) -> Child {
     mosquitto("mosquitto_sub", server)
         .args(["-q", "1", "-i", id, "-t", topic, "-C", &count.to_string(), "-W", &patience_s.to_string()])

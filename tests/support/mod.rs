@@ -70,6 +70,11 @@ impl Server {
         Server { dir, mqtt: free_address(), admin: free_address(), child: None }
     }
 
+    /// The text of its `forebay.toml`, which all commands on this folder read.
+    pub fn configure(&self, text: &str) {
+        std::fs::write(self.dir.path().join("forebay.toml"), text).unwrap();
+    }
+
     /// The command that runs it.
     pub fn command(&self) -> Command {
         let mut command = forebay();
@@ -150,10 +155,14 @@ impl Server {
         });
     }
 
-    /// The messages in the SQLite file: (msgid, topic, payload), in order.
+    /// The messages in the SQLite file: (msgid, topic, payload), in order. None while the sink has not made its tables yet.
     pub fn stored(&self) -> Vec<(String, String, String)> {
-        let sql = "select msgid, topic, cast(payload as text) from mqtt_msg order by id";
-        sqlite(&self.data().join("forebay.db"), sql)
+        let file = self.data().join("forebay.db");
+        let made = "select name from sqlite_master where name = 'mqtt_msg'";
+        if !file.exists() || sqlite(&file, made).is_empty() {
+            return Vec::new();
+        }
+        sqlite(&file, "select msgid, topic, cast(payload as text) from mqtt_msg order by id")
             .into_iter()
             .map(|row| <[String; 3]>::try_from(row).unwrap())
             .map(|[msgid, topic, payload]| (msgid, topic, payload))
