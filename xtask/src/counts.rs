@@ -41,6 +41,11 @@ impl Counter {
         }
     }
 
+    /// Tests passed and failed, of all crates.
+    pub fn total(&self) -> (u64, u64) {
+        self.counts.values().fold((0, 0), |(passed, failed), count| (passed + count.passed, failed + count.failed))
+    }
+
     /// What was counted so far.
     pub fn counts(&self) -> &BTreeMap<String, Count> {
         &self.counts
@@ -78,6 +83,7 @@ mod tests {
             counter.line(line);
         }
         assert_eq!(counter.counts()["forebay"], Count { passed: 7, failed: 2, ignored: 1 });
+        assert_eq!(counter.total(), (18, 2));
         assert_eq!(counter.counts()["forebay-engine"], Count { passed: 11, failed: 0, ignored: 0 });
     }
 }

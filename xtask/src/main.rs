@@ -46,11 +46,13 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Test { only, rounds } => steps::test(&only, rounds),
-        Task::Crash { rounds } => steps::crash(rounds),
-        Task::Services { action } => services::run(&action),
+        Task::Crash { rounds } => steps::crash(rounds).map(|()| true),
+        Task::Services { action } => services::run(&action).map(|()| true),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        // What failed was said.
+        Ok(false) => ExitCode::FAILURE,
         Err(fault) => {
             eprintln!("xtask: {fault:#}");
             ExitCode::FAILURE

@@ -1,6 +1,5 @@
-//! What the tests need besides cargo: packages of the system, and Python clients in an environment of their own.
+//! What the tests need besides cargo: packages of the system.
 
-use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Result, bail};
@@ -8,40 +7,16 @@ use anyhow::{Result, bail};
 use crate::shell;
 
 /// A program that tests start, and the Debian package that brings it.
-const PROGRAMS: &[(&str, &str)] = &[
-    ("mosquitto", "mosquitto"),
-    ("mosquitto_pub", "mosquitto-clients"),
-    ("strace", "strace"),
-    ("sqlite3", "sqlite3"),
-    ("python3", "python3"),
-];
-
-/// The Python MQTT client; a version, so that every run tests against the same one.
-const PAHO: &str = "paho-mqtt==2.1.0";
-
-/// What tests are told of the provisioned tools.
-#[derive(Debug)]
-pub struct Provisioned {
-    /// A Python interpreter that has the MQTT client.
-    pub python: PathBuf,
-}
+const PROGRAMS: &[(&str, &str)] =
+    &[("mosquitto", "mosquitto"), ("mosquitto_pub", "mosquitto-clients"), ("strace", "strace"), ("sqlite3", "sqlite3")];
 
 /// Installs what is missing.
 ///
 /// # Errors
 /// Where something is missing and can't be installed without the user: the message is the line to run.
-pub fn provision() -> Result<Provisioned> {
-    install_packages()?;
-    Ok(Provisioned { python: python()? })
-}
-
-fn install_packages() -> Result<()> {
-    let mut missing: Vec<&str> =
+pub fn provision() -> Result<()> {
+    let missing: Vec<&str> =
         PROGRAMS.iter().filter(|(program, _)| !shell::has_program(program)).map(|(_, package)| *package).collect();
-    // Debian splits what `python3 -m venv` needs off the interpreter.
-    if !shell::succeeds(Command::new("python3").args(["-c", "import ensurepip"])) {
-        missing.push("python3-venv");
-    }
     if missing.is_empty() {
         return Ok(());
     }
@@ -56,25 +31,36 @@ fn install_packages() -> Result<()> {
     } else {
         bail!("these packages are missing and this user may not install them; run:\n\n    {by_hand}\n");
     };
-    refuse_service_starts(sudo)?;
+    let policy = refuse_service_starts(sudo)?;
+    let installed = install(sudo, &missing);
+    if policy {
+        shell::run(privileged(sudo, "rm").args(["-f", POLICY]))?;
+    }
+    installed
+}
+
+fn install(sudo: bool, packages: &[&str]) -> Result<()> {
     shell::run(privileged(sudo, "apt-get").arg("update"))?;
     shell::run(
         privileged(sudo, "apt-get")
             .args(["install", "--yes", "--no-install-recommends"])
-            .args(&missing)
+            .args(packages)
             .env("DEBIAN_FRONTEND", "noninteractive"),
     )
 }
 
-/// A package must not start its server on a port of its own: tests start what they need. The file is only written where
-/// there is neither such a policy nor a service manager, as in a container; elsewhere the system's owner decides.
-fn refuse_service_starts(sudo: bool) -> Result<()> {
-    let policy = std::path::Path::new("/usr/sbin/policy-rc.d");
-    if policy.exists() || std::path::Path::new("/run/systemd/system").exists() {
-        return Ok(());
+/// Debian's packages ask this script whether they may start their server.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+/// A package must not start its server on a port of its own: tests start what they need. True where the script was written; it
+/// is only where there is neither such a policy nor a service manager, as in a container; elsewhere the system's owner decides.
+fn refuse_service_starts(sudo: bool) -> Result<bool> {
+    if std::path::Path::new(POLICY).exists() || std::path::Path::new("/run/systemd/system").exists() {
+        return Ok(false);
     }
-    let script = r"printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d";
-    shell::run(privileged(sudo, "sh").args(["-c", script]))
+    let script = format!(r"printf '#!/bin/sh\nexit 101\n' > {POLICY} && chmod 755 {POLICY}");
+    shell::run(privileged(sudo, "sh").args(["-c", &script]))?;
+    Ok(true)
 }
 
 fn privileged(sudo: bool, program: &str) -> Command {
@@ -89,14 +75,4 @@ fn privileged(sudo: bool, program: &str) -> Command {
 
 fn is_root() -> bool {
     Command::new("id").arg("-u").output().is_ok_and(|out| out.stdout.trim_ascii() == b"0")
-}
-
-fn python() -> Result<PathBuf> {
-    let venv = shell::cache()?.join("venv");
-    let python = venv.join("bin").join("python");
-    if !shell::succeeds(Command::new(&python).args(["-c", "import paho.mqtt.client"])) {
-        shell::run(shell::command("python3").args(["-m", "venv"]).arg(&venv))?;
-        shell::run(shell::command(&python).args(["-m", "pip", "install", "--quiet", PAHO]))?;
-    }
-    Ok(python)
 }

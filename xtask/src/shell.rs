@@ -34,9 +34,17 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// The cargo that started this task.
-pub fn cargo() -> Command {
-    command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+/// The cargo that started this task. It builds in the cache folder, unless the caller has set `CARGO_TARGET_DIR`: a fresh clone
+/// then finds the dependencies built.
+///
+/// # Errors
+/// Where there is no place for the cache folder.
+pub fn cargo() -> Result<Command> {
+    let mut command = command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    if std::env::var_os("CARGO_TARGET_DIR").is_none() {
+        command.env("CARGO_TARGET_DIR", cache()?.join("target"));
+    }
+    Ok(command)
 }
 
 /// Shows the command, runs it, and fails if it does.

@@ -22,7 +22,7 @@ impl Service for Mosquitto {
     }
 
     fn install(&self) -> Result<()> {
-        crate::provision::provision().map(|_| ())
+        crate::provision::provision()
     }
 
     fn command(&self, dir: &Path, port: u16) -> Result<Command> {
