@@ -19,6 +19,9 @@ use support::client::{Connection, Event, Session};
 use support::{PATIENCE, Server};
 use trace::{Step, steps};
 
+/// True for the record that is meant.
+type Wanted = Box<dyn Fn(&Record) -> bool>;
+
 /// A packet that has to wait, and for what.
 struct Row {
     name: &'static str,
@@ -27,7 +30,7 @@ struct Row {
     /// Port and first byte of what it sent.
     packet: (u16, u8),
     /// The records that must be durable before it, in order.
-    records: Vec<Box<dyn Fn(&Record) -> bool>>,
+    records: Vec<Wanted>,
 }
 
 fn row(name: &'static str, cause: Step, packet: (u16, u8), record: impl Fn(&Record) -> bool + 'static) -> Row {

@@ -47,7 +47,7 @@ pub struct Options {
     /// EMQ X `.conf` files with rules and pools [env: FOREBAY_BACKENDS]
     #[arg(long, value_name = "FILE", num_args = 1.., global = true)]
     backends: Vec<PathBuf>,
-    /// Name of this node in the databases [env: FOREBAY_NODE_NAME] [default: forebay@<hostname>]
+    /// Name of this node in the databases [env: FOREBAY_NODE_NAME] (default: forebay@ and this host's name)
     #[arg(long, value_name = "NAME", global = true)]
     node_name: Option<String>,
     /// Form of messages on stderr: text or json [env: FOREBAY_LOG_FORMAT] [default: text]

@@ -1,4 +1,4 @@
-//! Opening: look at what is there, decide by the table in [`super::plan`], then act.
+//! Opening: look at what is there, decide by the table in [`mod@super::plan`], then act.
 //!
 //! Sealed segments are known by their header and their seal alone; only the last segment is read. Frames behind the last proven group may live in
 //! the page cache only (the process was killed before its sync, or a sync failed): they are written again and synced before anybody

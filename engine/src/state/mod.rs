@@ -1,6 +1,6 @@
 //! State as a function of the log: sessions, subscriptions, cursors, retained messages, queues, sink positions.
 //!
-//! [`State::apply`] takes the records in order and is the only thing that changes state, so that the same log always gives the
+//! `State::apply` takes the records in order and is the only thing that changes state, so that the same log always gives the
 //! same state: from its first record, from a checkpoint, or from the derived index on disk. What it holds has a flat form too,
 //! [`rows`], which the index ([`store`]) and the checkpoint ([`checkpoint`]) share.
 
