@@ -239,6 +239,17 @@ fn a_second_process_or_engine_on_the_folder_is_refused() {
 }
 
 #[test]
+fn a_closed_engine_gives_the_folder_back_though_clones_of_it_live_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    story(&engine);
+    let clone = engine.clone();
+    engine.close();
+    let again = open(dir.path());
+    assert_eq!(dump(&again), dump(&clone));
+}
+
+#[test]
 fn a_will_that_was_owed_when_the_server_died_is_still_owed() {
     let dir = tempfile::tempdir().unwrap();
     let engine = open(dir.path());

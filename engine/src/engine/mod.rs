@@ -47,8 +47,8 @@ struct Inner {
     keeper: Arc<keeper::Shared>,
     work: Sender<Work>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Held as long as the engine: one process per folder.
-    _lock: Arc<open::FolderLock>,
+    /// One process per folder; held until the engine is closed, however long clones of it live on.
+    lock: Mutex<Option<Arc<open::FolderLock>>>,
 }
 
 /// Encodes and enqueues events.
@@ -280,7 +280,8 @@ impl Engine {
         state.keys().filter_map(|key| state.row(&key).map(|value| (key.encode(), value))).collect()
     }
 
-    /// Syncs and seals the log, brings state up to it and writes its index. Appends fail afterwards. Further calls do nothing.
+    /// Syncs and seals the log, brings state up to it, writes its index and gives the folder back: it may be opened again while
+    /// clones of this engine live on. Appends fail afterwards. Further calls do nothing.
     pub fn close(&self) {
         self.inner.close(true);
     }
@@ -308,6 +309,9 @@ impl Inner {
             if thread.join().is_err() {
                 tracing::error!("a thread of the engine panicked");
             }
+        }
+        if seal {
+            self.lock.lock().take();
         }
     }
 }

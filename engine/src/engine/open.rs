@@ -195,7 +195,7 @@ pub(super) fn open(mut options: EngineOptions) -> Result<(Engine, OpenReport), O
         keeper: shared,
         work,
         threads: Mutex::new(threads),
-        _lock: lock,
+        lock: Mutex::new(Some(lock)),
     };
     Ok((Engine { inner: Arc::new(inner) }, OpenReport { log: recovery, state: source, replayed }))
 }
