@@ -17,7 +17,8 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// How long the last bytes may take to be written.
 const LAST_WRITE: Duration = Duration::from_secs(2);
 
-/// Logs the end (and a will that is due with it), parks what is in flight, gives the seat back and says goodbye.
+/// Logs the end (and a will that is due with it), parks what is in flight, gives the seat back once the end is applied, and says
+/// goodbye.
 pub(crate) async fn end<S: Stream>(mut session: Session, close: Close, seat: Seat, writer: &mut WriteHalf<S>) {
     metrics::counter!(DISCONNECTS, "reason" => close.reason.as_str()).increment(1);
     tracing::debug!(client = %session.info.client, reason = close.reason.as_str(), text = close.text, "disconnected");
@@ -60,8 +61,14 @@ async fn log_end(session: Session, close: &Close) {
     if let Some(will) = &will {
         events.push(Event::Published(Published { message: will.message.clone(), packet_id: None, epoch: info.epoch }));
     }
-    if let Err(error) = shared.engine.append_wait(&events).await {
-        tracing::error!(client = %info.client, %error, "a connection's end could not be logged");
+    match shared.engine.append_wait(&events).await {
+        // Who takes the seat next goes by the state that this end makes: whether there is a session, whether its will is due.
+        Ok(appended) => {
+            if let Err(error) = shared.engine.applied(appended.last).await {
+                tracing::error!(client = %info.client, %error, "a connection's end could not be made durable");
+            }
+        }
+        Err(error) => tracing::error!(client = %info.client, %error, "a connection's end could not be logged"),
     }
     if let Some(will) = will {
         shared.fan_out_qos0(&will.message);
