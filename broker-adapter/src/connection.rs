@@ -68,16 +68,15 @@ async fn stop_or<T>(
 ) -> Result<T, Refusal> {
     tokio::select! {
         result = work => result,
-        () = tokio::time::sleep(limit) => Err(Refusal { answer: None, text: "no CONNECT in time".to_owned() }),
-        () = shared.stopped() => Err(Refusal { answer: None, text: "the server stops".to_owned() }),
+        () = tokio::time::sleep(limit) => Err(Refusal::silent("timeout", "no CONNECT in time")),
+        () = shared.stopped() => Err(Refusal::silent("unavailable", "the server stops")),
     }
 }
 
 async fn refuse<S: Stream>(shared: &Shared, refusal: &Refusal, peer: SocketAddr, writer: &mut WriteHalf<S>) {
     tracing::info!(%peer, reason = refusal.text, "a connection was refused");
     shared.refused.fetch_add(1, Ordering::Relaxed);
-    let label = if refusal.answer.is_some() { "refused" } else { "malformed" };
-    metrics::counter!(CONNECTS_REFUSED, "reason" => label).increment(1);
+    metrics::counter!(CONNECTS_REFUSED, "reason" => refusal.label).increment(1);
     if let Some((version, code)) = refusal.answer {
         let mut out = BytesMut::new();
         let mut ack = ConnAck { code, ..ConnAck::default() };
@@ -342,15 +341,21 @@ impl<S: Stream> Connection<S> {
 
     /// Events of packets taken in before the end are not lost: they were accepted in order.
     async fn last_batch(&mut self, close: &Close) {
-        if let Some(blocked) = self.blocked.take() {
-            let (batch, result) = blocked.await;
-            if let Ok(appended) = result {
-                self.session.committed(batch, Some(appended));
+        // As often as the log is full: an id that is remembered as received while its message is not logged would lose it.
+        loop {
+            if let Some(blocked) = self.blocked.take() {
+                let (batch, result) = blocked.await;
+                if let Ok(appended) = result {
+                    self.session.committed(batch, Some(appended));
+                }
+                self.session.blocked = false;
             }
-            self.session.blocked = false;
-        }
-        if let Err(error) = self.commit() {
-            tracing::debug!(client = %self.session.info.client, error = error.text, "events at a connection's end");
+            if let Err(error) = self.commit() {
+                tracing::debug!(client = %self.session.info.client, error = error.text, "events at a connection's end");
+            }
+            if self.blocked.is_none() {
+                break;
+            }
         }
         // An orderly end answers what is under way; a broken one has nobody to answer.
         if close.code.is_some()
@@ -364,7 +369,7 @@ impl<S: Stream> Connection<S> {
 
 fn log_stopped(error: &dyn std::fmt::Display) -> Close {
     tracing::error!(%error, "a connection ends because the log takes no more records");
-    Close::protocol(reason::IMPLEMENTATION_SPECIFIC_ERROR, "the log takes no more records")
+    Close::log_stopped()
 }
 
 async fn pending_or<T>(slot: &mut Option<BoxFuture<'static, T>>) -> T {

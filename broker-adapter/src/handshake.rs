@@ -20,22 +20,34 @@ use crate::codec::{
 };
 use crate::live_bus::LiveInbox;
 use crate::registry::{Command, Seat};
-use crate::session::{ClientInfo, Close, Outbound, Session, Start, apply, restore};
+use crate::session::{ClientInfo, Outbound, Session, Start, restore};
 
 /// A refused CONNECT: the CONNACK to send, if any, and why.
 pub(crate) struct Refusal {
     pub(crate) answer: Option<(Version, u8)>,
+    /// The metric's word for it (see `metrics::CONNECTS_REFUSED`).
+    pub(crate) label: &'static str,
     pub(crate) text: String,
 }
 
 impl Refusal {
-    fn silent(text: impl Into<String>) -> Refusal {
-        Refusal { answer: None, text: text.into() }
+    pub(crate) fn silent(label: &'static str, text: impl Into<String>) -> Refusal {
+        Refusal { answer: None, label, text: text.into() }
+    }
+
+    fn malformed(text: impl Into<String>) -> Refusal {
+        Refusal::silent("malformed", text)
+    }
+
+    /// Nothing is wrong with the client.
+    fn unavailable(version: Version, text: &str) -> Refusal {
+        Refusal { label: "unavailable", ..Refusal::coded(version, reason::SERVER_UNAVAILABLE, 3, text) }
     }
 
     /// `v5` is the reason code for MQTT 5, `v3` the return code before it.
     fn coded(version: Version, v5: u8, v3: u8, text: &str) -> Refusal {
-        Refusal { answer: Some((version, if version.is_v5() { v5 } else { v3 })), text: text.to_owned() }
+        let code = if version.is_v5() { v5 } else { v3 };
+        Refusal { answer: Some((version, code)), label: "refused", text: text.to_owned() }
     }
 }
 
@@ -48,19 +60,19 @@ pub(crate) async fn read_connect(
     loop {
         match decoder.decode(input) {
             Ok(Some(Packet::Connect(connect))) => return Ok(connect),
-            Ok(Some(_)) => return Err(Refusal::silent("the first packet is not CONNECT")),
+            Ok(Some(_)) => return Err(Refusal::malformed("the first packet is not CONNECT")),
             Ok(None) => {}
             Err(DecodeError::UnsupportedVersion(level)) => {
                 let version = if level > Version::V5 as u8 { Version::V5 } else { Version::V311 };
                 let text = format!("protocol level {level} is not supported");
                 return Err(Refusal::coded(version, reason::UNSUPPORTED_PROTOCOL_VERSION, 1, &text));
             }
-            Err(error) => return Err(Refusal::silent(error.to_string())),
+            Err(error) => return Err(Refusal::malformed(error.to_string())),
         }
         match stream.read_buf(input).await {
-            Ok(0) => return Err(Refusal::silent("the connection ended before CONNECT")),
+            Ok(0) => return Err(Refusal::silent("closed", "the connection ended before CONNECT")),
             Ok(_) => {}
-            Err(error) => return Err(Refusal::silent(error.to_string())),
+            Err(error) => return Err(Refusal::silent("closed", error.to_string())),
         }
     }
 }
@@ -74,7 +86,8 @@ pub(crate) struct Opened {
 }
 
 /// Takes the client's seat (waiting for an older connection to be off) and opens its session. When it returns, the session and
-/// its will are durable.
+/// its will are durable. While the log is full neither is possible; the client is refused when it has waited for the connect
+/// timeout, so that those who try again do not pile up.
 pub(crate) async fn open(shared: &Arc<Shared>, connect: Connect, peer: SocketAddr) -> Result<Opened, Refusal> {
     check(&connect)?;
     let version = connect.version;
@@ -82,22 +95,25 @@ pub(crate) async fn open(shared: &Arc<Shared>, connect: Connect, peer: SocketAdd
     let now_us = engine.now_us();
     let epoch = engine.next_epoch();
     let (client, assigned) = client_id(&connect, epoch, now_us)?;
-    let (seat, commands) = shared.registry.enter(client.clone(), peer, now_us).await;
+    let entering = shared.registry.enter(client.clone(), peer, now_us);
+    let (seat, commands) = tokio::time::timeout(shared.options.connect_timeout, entering)
+        .await
+        .map_err(|_| Refusal::unavailable(version, "an older connection of this client could not be ended in time"))?;
     // The seat is taken first: a stop that begins from here on reaches it as a command.
     if *shared.stop.borrow() {
-        return Err(Refusal::coded(version, reason::SERVER_UNAVAILABLE, 3, "the server shuts down"));
+        return Err(Refusal::unavailable(version, "the server shuts down"));
     }
     // The epoch is taken once the older connection is off, so that epochs follow the log's order.
-    let mut info = client_info(shared, &connect, client, peer, engine.next_epoch());
+    let info = client_info(shared, &connect, client, peer, engine.next_epoch());
     seat.set_epoch(info.epoch);
 
     let existing = engine.session(&info.client).filter(|v| v.ends_at_us.is_none_or(|end| end > engine.now_us()));
     let resumed = existing.is_some() && !connect.clean_start;
-    let parked = shared.registry.unpark(&info.client);
-    let parked = parked.filter(|p| resumed && existing.as_ref().is_some_and(|v| v.epoch == p.epoch));
-    open_in_log(shared, &mut info, existing.filter(|_| !resumed), resumed)
+    let last_epoch = existing.as_ref().map(|view| view.epoch);
+    open_in_log(shared, &info, existing.filter(|_| !resumed), resumed)
         .await
-        .map_err(|close| Refusal::coded(version, reason::SERVER_UNAVAILABLE, 3, close.text))?;
+        .map_err(|text| Refusal::unavailable(version, text))?;
+    let parked = shared.registry.unpark(&info.client).filter(|p| resumed && last_epoch == Some(p.epoch));
 
     let (mut outbound, mut received, mut subscriptions) = (Outbound::default(), Vec::new(), HashMap::new());
     if let Some(view) = engine.session(&info.client).filter(|_| resumed) {
@@ -128,7 +144,7 @@ fn check(connect: &Connect) -> Result<(), Refusal> {
         let text = format!("the will's topic is refused: {error}");
         return Err(match version {
             Version::V5 => Refusal::coded(version, reason::TOPIC_NAME_INVALID, 0, &text),
-            Version::V31 | Version::V311 => Refusal::silent(text),
+            Version::V31 | Version::V311 => Refusal::malformed(text),
         });
     }
     Ok(())
@@ -194,10 +210,10 @@ fn client_info(shared: &Shared, c: &Connect, client: ByteString, peer: SocketAdd
 /// waits out its delay is due then.
 async fn open_in_log(
     shared: &Shared,
-    info: &mut ClientInfo,
+    info: &ClientInfo,
     discarded: Option<SessionView>,
     resumed: bool,
-) -> Result<(), Close> {
+) -> Result<(), &'static str> {
     let mut events = Vec::with_capacity(2);
     let due =
         discarded.and_then(|view| view.will.filter(|_| view.will_due_us.is_some()).map(|will| (will, view.epoch)));
@@ -213,7 +229,16 @@ async fn open_in_log(
         username: info.username.clone(),
         peer: info.peer.clone(),
     }));
-    apply(&shared.engine, &events).await?;
+    let stopped = |error: &dyn std::fmt::Display| {
+        tracing::error!(client = %info.client, %error, "a session could not be opened in the log");
+        "the log takes no more records"
+    };
+    // Only the wait for room is bounded: a record that is in the log opens the session.
+    let appended = tokio::time::timeout(shared.options.connect_timeout, shared.engine.append_wait(&events))
+        .await
+        .map_err(|_| "the log has no room")?
+        .map_err(|error| stopped(&error))?;
+    shared.engine.applied(appended.last).await.map_err(|error| stopped(&error))?;
     if let Some((will, _)) = due {
         shared.fan_out_qos0(&will.message);
     }

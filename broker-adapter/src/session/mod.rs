@@ -22,7 +22,7 @@ use forebay_engine::event::{AckOutcome, DisconnectReason, Epoch, Event, Subscrip
 use forebay_engine::log::Appended;
 
 use crate::broker::Shared;
-use crate::codec::{Packet, Version, encode};
+use crate::codec::{Packet, Version, encode, reason};
 use crate::live_bus::LiveInbox;
 use crate::metrics::{ACKS_SENT, DROPPED};
 
@@ -50,6 +50,15 @@ pub(crate) struct Close {
 impl Close {
     pub(crate) const fn protocol(code: u8, text: &'static str) -> Close {
         Close { reason: DisconnectReason::ProtocolError, code: Some(code), text }
+    }
+
+    /// Nothing can be logged any more, not even this end: the next start of the server logs it, with the same reason.
+    pub(crate) const fn log_stopped() -> Close {
+        Close {
+            reason: DisconnectReason::ServerDied,
+            code: Some(reason::IMPLEMENTATION_SPECIFIC_ERROR),
+            text: "the log takes no more records",
+        }
     }
 
     pub(crate) const fn lost(text: &'static str) -> Close {

@@ -149,13 +149,10 @@ pub(crate) async fn apply(engine: &Engine, events: &[Event]) -> Result<(), Close
     if events.is_empty() {
         return Ok(());
     }
-    let stopped = Close::protocol(reason::IMPLEMENTATION_SPECIFIC_ERROR, "the log takes no more records");
-    let appended = engine.append_wait(events).await.map_err(|error| {
+    let stopped = |error: &dyn std::fmt::Display| {
         tracing::error!(%error, "a session change could not be logged");
-        stopped.clone()
-    })?;
-    engine.applied(appended.last).await.map_err(|error| {
-        tracing::error!(%error, "a session change could not be logged");
-        stopped
-    })
+        Close::log_stopped()
+    };
+    let appended = engine.append_wait(events).await.map_err(|error| stopped(&error))?;
+    engine.applied(appended.last).await.map_err(|error| stopped(&error))
 }
