@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use forebay_engine::log::ReadError;
 use forebay_engine::state::SessionView;
-use forebay_engine::{Engine, QoS};
+use forebay_engine::{Engine, Message, QoS, topic};
 
 use super::{InFlight, Outbound, Stage};
 use crate::registry::Parked;
@@ -58,6 +58,7 @@ fn from_log(engine: &Engine, view: &SessionView) -> Outbound {
         if stored.is_none() && !sent.received {
             continue;
         }
+        let (retain, identifiers) = stored.as_ref().map(|s| as_subscribed(&s.message, view)).unwrap_or_default();
         outbound.restore(
             sent.packet_id,
             InFlight {
@@ -65,12 +66,28 @@ fn from_log(engine: &Engine, view: &SessionView) -> Outbound {
                 time_us: stored.as_ref().map_or(0, |s| s.time_us),
                 message: stored.map(|s| Arc::clone(&s.message)).filter(|_| !sent.received),
                 qos: QoS::ExactlyOnce,
-                retain: false,
-                identifiers: Vec::new(),
+                retain,
+                identifiers,
                 stage: if sent.received { Stage::Released } else { Stage::Published },
                 order: 0,
             },
         );
     }
     outbound
+}
+
+/// The retain flag and the subscription identifiers that the session's subscriptions give a message.
+fn as_subscribed(message: &Message, view: &SessionView) -> (bool, Vec<u32>) {
+    let (mut retain, mut identifiers) = (false, Vec::new());
+    for (filter, options) in &view.subscriptions {
+        let own = options.no_local && message.publisher == view.client;
+        if own || !topic::matches(filter, &message.topic) {
+            continue;
+        }
+        retain |= options.retain_as_published && message.retain;
+        if options.identifier != 0 {
+            identifiers.push(options.identifier);
+        }
+    }
+    (retain, identifiers)
 }

@@ -1,6 +1,7 @@
 //! A broker on a free port over an engine in a temporary folder, and raw bytes to talk to it.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -31,9 +32,16 @@ pub fn open_engine(dir: &Path) -> Engine {
     Engine::open(options).unwrap().0
 }
 
-/// Closes the engine and lets go of it.
-fn close(engine: Engine) {
-    engine.close();
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
 }
 
 pub async fn serve_in(dir: TempDir, options: BrokerOptions) -> Server {
@@ -53,8 +61,15 @@ impl Server {
     pub async fn restart(self) -> Server {
         let Server { broker, engine, dir, .. } = self;
         assert!(broker.shutdown(PATIENCE).await);
-        close(engine);
+        engine.close();
         serve_in(dir, BrokerOptions::default()).await
+    }
+
+    /// Starts again from what the disk holds at this moment: nothing that the running server does from here on counts.
+    pub async fn crash(self) -> Server {
+        let copy = tempfile::tempdir().unwrap();
+        copy_folder(self.dir.path(), copy.path());
+        serve_in(copy, BrokerOptions::default()).await
     }
 
     pub async fn connect(&self, options: ConnectOptions) -> Client {
@@ -96,6 +111,22 @@ pub async fn subscribe_with(client: &mut Client, filter: &str, options: Subscrip
         if let Incoming::Subscribed(ack) = next(client).await {
             assert_eq!(ack.packet_id, id);
             return ack.codes;
+        }
+    }
+}
+
+/// Subscribes to a filter with one retained message: SUBACK and the message come in any order (MQTT-3.8.4-3).
+pub async fn subscribe_for_retained(client: &mut Client, filter: &str, qos: QoS) -> Publish {
+    client.subscribe(&[(filter, SubscriptionOptions::of_qos(qos))]).unwrap();
+    let (mut acked, mut got) = (false, None);
+    loop {
+        match next(client).await {
+            Incoming::Subscribed(_) => acked = true,
+            Incoming::Message(publish) => got = Some(publish),
+            _ => {}
+        }
+        if let (true, Some(publish)) = (acked, &got) {
+            return publish.clone();
         }
     }
 }
