@@ -110,11 +110,8 @@ impl Server {
 
     /// SIGKILL to the server that runs under a tracer, which then ends by itself.
     pub fn kill_traced(&mut self) {
-        let text = std::fs::read(self.data().join("server.json")).unwrap();
-        let server: serde_json::Value = serde_json::from_slice(&text).unwrap();
-        let sent = Command::new("kill").args(["-KILL", &server["pid"].to_string()]).status().unwrap();
-        assert!(sent.success());
         let mut tracer = self.child.take().unwrap();
+        children(&tracer).iter().for_each(|pid| kill(pid));
         wait_for("the tracer to end", || tracer.try_wait().unwrap());
     }
 
@@ -181,21 +178,27 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if self.child.is_some() {
-            // A tracer that is killed leaves the server behind: end that too, by the id it wrote down.
-            let server = std::fs::read(self.data().join("server.json")).ok();
-            let server = server.and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
-            let pid = server.and_then(|server| server["pid"].as_u64());
-            if let Some(pid) = pid.filter(|pid| self.child.as_ref().is_some_and(|child| u64::from(child.id()) != *pid))
-            {
-                let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
-            }
+        if let Some(child) = &self.child {
+            // A tracer that is killed leaves the server behind.
+            children(child).iter().for_each(|pid| kill(pid));
             self.kill();
         }
         if std::thread::panicking() {
             eprintln!("--- messages of the server\n{}", self.messages());
         }
     }
+}
+
+/// The processes that a process has started.
+fn children(parent: &Child) -> Vec<String> {
+    let pid = parent.id();
+    let pids = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    pids.split_whitespace().map(str::to_owned).collect()
+}
+
+/// SIGKILL. A process that has just ended is as good.
+fn kill(pid: &str) {
+    let _ = Command::new("kill").args(["-KILL", pid]).stderr(Stdio::null()).status();
 }
 
 /// Rows of a query as texts.
