@@ -90,7 +90,7 @@ pub mod metrics;
 pub mod rules;
 pub mod state;
 pub mod topic;
-pub mod trie;
+mod trie;
 
 pub use engine::{Engine, EngineOptions, OpenError, OpenReport, Retention, StateSource};
 pub use event::{Event, Message, QoS};

@@ -127,6 +127,7 @@ impl<V> Trie<V> {
     }
 
     /// True when nothing is filed.
+    #[cfg(test)]
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.root.is_empty()

@@ -164,6 +164,86 @@ fn a_damaged_index_is_noticed_and_rebuilt() {
 }
 
 #[test]
+fn records_that_change_no_row_are_not_replayed_after_a_clean_close() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    for _ in 0..10 {
+        publish(&engine, "plain", "x", 1);
+    }
+    engine.close();
+    drop(engine);
+    let (_engine, report) = Engine::open(options(dir.path())).unwrap();
+    assert_eq!((report.state, report.replayed), (StateSource::Index, 0));
+}
+
+#[test]
+fn the_largest_epoch_outlives_the_session_it_came_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    let opened = SessionOpened {
+        client: "c".into(),
+        epoch: u64::MAX / 2,
+        resumed: false,
+        expiry_s: 0,
+        will: None,
+        username: "".into(),
+        peer: "".into(),
+    };
+    apply(&engine, &[Event::SessionOpened(opened)]);
+    apply(&engine, &[Event::SessionClosed(SessionClosed { client: "c".into(), epoch: u64::MAX / 2 })]);
+    engine.close();
+    drop(engine);
+    let (engine, source) = reopen(dir.path());
+    assert_eq!(source, StateSource::Index);
+    assert!(engine.next_epoch() > u64::MAX / 2);
+}
+
+#[test]
+fn positions_of_a_connection_that_was_replaced_move_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    publish(&engine, "pubsub/a", "1", 1);
+    let old = Client::connect(&engine, "c", false, 100);
+    let old_epoch = old.epoch;
+    let new = Client::connect(&engine, "c", false, 100);
+    new.subscribe("pubsub/a", 1);
+    let gone = ClientDisconnected {
+        client: "c".into(),
+        epoch: old_epoch,
+        reason: DisconnectReason::TakenOver,
+        superseded: true,
+        cancel_will: true,
+        expiry_s: None,
+        positions: vec![CursorAt { filter: "pubsub/a".into(), low: engine.log().end() }],
+    };
+    apply(&engine, &[Event::ClientDisconnected(gone)]);
+    let (_, _, cursor) = engine.cursors().into_iter().find(|(_, filter, _)| *filter == "pubsub/a").unwrap();
+    assert_eq!(cursor.next, Lsn::FIRST);
+}
+
+#[test]
+fn a_mailbox_that_outlives_its_engine_appends_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    let mut client = Client::connect(&engine, "c", false, 100);
+    client.subscribe("a", 1);
+    publish(&engine, "a", "1", 1);
+    let held = client.take(1);
+    let mut mailbox = client.mailbox.take().unwrap();
+    drop(client);
+    drop(engine);
+    let engine = open(dir.path());
+    let end = engine.log().end();
+    mailbox.settle(&[(held[0].lsn, None, AckOutcome::Acknowledged)]);
+    drop(mailbox);
+    publish(&engine, "a", "2", 1);
+    assert_eq!(engine.log().end(), end.next());
+    engine.close();
+    drop(engine);
+    open(dir.path());
+}
+
+#[test]
 fn an_index_of_another_log_is_not_used() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     for (dir, topic) in [(&dir, "kept/here"), (&other, "kept/there")] {

@@ -1,6 +1,6 @@
 //! Where records meet subscriptions: the applier tells the hub what became durable, the hub fills inboxes and queues.
 //!
-//! Lock order: state, live tree, queue, inbox; no two of a kind. The wake-ups happen with no lock held.
+//! Lock order: inboxes, state, live tree, queue, inbox; no two of a kind. The wake-ups happen with no lock held.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -60,7 +60,9 @@ pub struct Delivery {
 }
 
 /// A connection's stored messages: queue leases, read positions, persistent and clean sessions, all of them by LSN.
-/// Dropping it gives leases back.
+///
+/// Dropping it gives leases back. Take [`Mailbox::positions`] before, and append them with `ClientDisconnected` after. A mailbox
+/// that outlives its engine delivers what it holds already; its acknowledgements are not remembered then.
 #[derive(Debug)]
 pub struct Mailbox {
     hub: Arc<Hub>,
@@ -95,7 +97,8 @@ impl Mailbox {
         }
     }
 
-    /// Resolves when `take` may have something (may be early). Cancellation safe.
+    /// Resolves when `take` may have something (may be early). Cancellation safe; one task at a time may wait. It does not resolve
+    /// when the engine closes or a newer connection attaches: race it with what ends the connection.
     pub async fn ready(&self) {
         poll_fn(|cx| self.inbox.poll_ready(cx)).await;
     }

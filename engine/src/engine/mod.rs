@@ -207,7 +207,8 @@ impl Engine {
         self.inner.state.read().due(now_us)
     }
 
-    /// Every cursor: client, filter, position.
+    /// Every cursor: client, filter, position. A cursor that an operator moves by [`Event::CursorMoved`] counts from the client's next
+    /// connection on.
     #[must_use]
     pub fn cursors(&self) -> Vec<(ByteString, ByteString, Cursor)> {
         let state = self.inner.state.read();
@@ -224,6 +225,8 @@ impl Engine {
     }
 
     /// The connection's mailbox; call it when its `SessionOpened` is applied. From then on subscriptions of this client feed it.
+    /// Retained messages come only to subscriptions made after this call. An older mailbox of the same client gets nothing more.
+    /// May read the disk where queue messages are in flight.
     #[must_use]
     pub fn attach(&self, options: &AttachOptions) -> Mailbox {
         Mailbox::new(Arc::clone(&self.inner.hub), options)

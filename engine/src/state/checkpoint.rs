@@ -13,6 +13,9 @@
 //!
 //! It is written under a temporary name, synced, renamed and the folder synced; the one before is kept until then. Segments are
 //! trimmed only up to the newest checkpoint that was synced.
+//!
+//! Checkpoints (and the index) are written through `std::fs` and not through [`crate::disk::Disk`], as the log is: a simulated disk
+//! has the log's bytes only, and a simulated crash leaves these files as they are on the real file system.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};

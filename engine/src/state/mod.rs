@@ -7,8 +7,8 @@
 mod apply;
 pub mod checkpoint;
 mod cursor;
-pub mod rows;
-pub mod store;
+mod rows;
+pub(crate) mod store;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
