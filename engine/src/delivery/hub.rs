@@ -261,7 +261,8 @@ impl Hub {
     /// An `Unsubscribed` record was applied.
     pub(crate) fn unsubscribed(&self, client: &ByteString, filter: &ByteString, previous: Option<SubscriptionOptions>) {
         self.count_interest(filter, previous, None);
-        if let Some(inbox) = self.inboxes.lock().get(client).cloned() {
+        let inbox = self.inboxes.lock().get(client).cloned();
+        if let Some(inbox) = inbox {
             self.live.write().remove(filter, |known| Arc::ptr_eq(&known.inbox, &inbox));
             let leases = inbox.state.lock().remove(filter);
             let topics = self.queue.lock().release(&inbox.client, inbox.epoch, &leases, false);
