@@ -410,7 +410,10 @@ impl InboxState {
             self.entries.iter_mut().filter(|(_, e)| !e.handed && crate::topic::matches(filter, &e.message.topic));
         for (lsn, entry) in concerned {
             let (mut queue, mut plain) = (false, false);
-            for other in filters.iter().filter(|f| crate::topic::matches(&f.sub.filter, &entry.message.topic)) {
+            // One that began later is not owed it (a retained message is, whenever it was published).
+            let concerns = |f: &&FilterState| f.start <= *lsn || entry.ahead;
+            let topic = &entry.message.topic;
+            for other in filters.iter().filter(concerns).filter(|f| crate::topic::matches(&f.sub.filter, topic)) {
                 queue |= other.sub.kind == Kind::Queue;
                 plain |= other.sub.kind != Kind::Queue;
             }
@@ -460,7 +463,8 @@ impl InboxState {
                 continue;
             }
             if lsn < f.from || f.done.contains(&lsn) {
-                had_already = true;
+                // A keep-latest position also passes what was superseded and never given.
+                had_already |= f.sub.kind != Kind::Latest;
                 continue;
             }
             if superseded && f.sub.kind == Kind::Latest {
