@@ -16,6 +16,8 @@ pub struct Banner<'a> {
     pub durability: &'static str,
     /// Databases written to.
     pub replicated: &'a [String],
+    /// `sinks.enabled`.
+    pub sinks_enabled: bool,
     /// What opening found.
     pub recovery: &'a str,
     /// Name and number of the node.
@@ -35,7 +37,9 @@ impl fmt::Display for Banner<'_> {
         writeln!(f, "  data        {}", self.data.display())?;
         writeln!(f, "  durability  {}: {durable}", self.durability)?;
         writeln!(f, "  recovery    {}", self.recovery)?;
-        if self.replicated.is_empty() {
+        if !self.sinks_enabled {
+            write!(f, "  stored in   no database: sinks.enabled is false")?;
+        } else if self.replicated.is_empty() {
             write!(f, "  stored in   no database: no rule names one")?;
         } else {
             write!(f, "  stored in   {}", self.replicated.join(", "))?;

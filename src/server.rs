@@ -101,6 +101,7 @@ fn announce(settings: &Settings, stack: &Stack, server: &Server, node_number: u1
         data: Path::new(&settings.data),
         durability,
         replicated: stack.replicated(),
+        sinks_enabled: settings.sinks.enabled,
         recovery: stack.recovery(),
         node: (&settings.node.name, node_number),
     };

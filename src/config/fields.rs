@@ -81,6 +81,7 @@ pub const FIELDS: &[Field] = &[
     field("log.on_damage", Slot::Word { words: &["refuse", "quarantine"], set: set_on_damage, get: on_damage }),
     number("log.retention_age_s", 0, I64, |s| &mut s.log.retention_age_s),
     number("log.retention_bytes", 0, I64, |s| &mut s.log.retention_bytes),
+    field("sinks.enabled", Slot::Word { words: &["true", "false"], set: set_sinks, get: sinks }),
     number("sinks.lookup_deadline_ms", 1, 60_000, |s| &mut s.sinks.lookup_deadline_ms),
     number("sinks.request_deadline_ms", 100, 3_600_000, |s| &mut s.sinks.request_deadline_ms),
     number("sinks.memory_bytes_max", MIB, 16 * 1024 * MIB, |s| &mut s.sinks.memory_bytes_max),
@@ -116,6 +117,14 @@ fn set_live_bus(settings: &mut Settings, word: &str) {
 
 fn live_bus(settings: &Settings) -> &'static str {
     if settings.mqtt.rumqttd_bus { "rumqttd" } else { "trie" }
+}
+
+fn set_sinks(settings: &mut Settings, word: &str) {
+    settings.sinks.enabled = word == "true";
+}
+
+fn sinks(settings: &Settings) -> &'static str {
+    if settings.sinks.enabled { "true" } else { "false" }
 }
 
 fn set_on_damage(settings: &mut Settings, word: &str) {

@@ -69,6 +69,7 @@ impl File<'_> {
                 let number = parsed.map_err(|_| format!("`{}` takes {}", field.key, field.takes()))?;
                 field.set_number(self.settings, number)
             }
+            DeValue::Boolean(set) => field.set_text(self.settings, if *set { "true" } else { "false" }, self.base),
             DeValue::Array(items) => {
                 let texts: Option<Vec<&str>> = items.iter().map(|item| item.get_ref().as_str()).collect();
                 match texts {

@@ -110,6 +110,8 @@ pub enum Durability {
 /// The database sinks.
 #[derive(Clone, Debug)]
 pub struct SinkSettings {
+    /// False: no database is written to or asked. What the rules log is logged and delivered all the same.
+    pub enabled: bool,
     /// How long a subscriber may wait for a database's answer, milliseconds.
     pub lookup_deadline_ms: u64,
     /// A request that a database does not answer within this time counts as failed, milliseconds.
@@ -187,6 +189,7 @@ impl Default for Settings {
                 retention_bytes: 10 * 1024 * MIB,
             },
             sinks: SinkSettings {
+                enabled: true,
                 lookup_deadline_ms: 250,
                 request_deadline_ms: 30_000,
                 memory_bytes_max: 32 * MIB,

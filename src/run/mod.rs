@@ -73,7 +73,7 @@ impl Stack {
             settings: settings.clone(),
             node_number,
             recovery: engine::recovered(&report),
-            replicated: rules.pools(&settings.data),
+            replicated: if settings.sinks.enabled { rules.pools(&settings.data) } else { Vec::new() },
             started: Instant::now(),
         };
         Ok(Stack { engine, sinks, broker, facts })

@@ -9,6 +9,7 @@ use bytestring::ByteString;
 use forebay_broker_adapter::Store;
 use forebay_engine::{Engine, Log, LogOptions, Lsn, QoS};
 use forebay_sinks::dead_letter::{DeadLetter, DeadLetterError, DeadLetters, LetterStore};
+use forebay_sinks::rule::RuleSet;
 use forebay_sinks::runtime::RuntimeOptions;
 use forebay_sinks::source::EngineSource;
 use forebay_sinks::{Lookups, SinkState, Sinks, SinksOptions};
@@ -79,7 +80,7 @@ impl Store for Databases {
     }
 }
 
-/// Starts a sink for each pool.
+/// Starts a sink for each pool; none where `sinks.enabled` is false. The rules decide what is logged in either case.
 ///
 /// # Errors
 /// Where a pool's settings can't be used.
@@ -100,7 +101,9 @@ pub async fn start(engine: &Engine, rules: &RuleSource, settings: &Settings) -> 
     // The first 8 of the identity's 16 random bytes are enough to tell logs apart in a database's column.
     let log_id = engine.log().id().iter().take(8).fold(0u64, |id, byte| (id << 8) | u64::from(*byte));
     let source = Arc::new(EngineSource::new(engine.clone(), log_id));
-    let sinks = Sinks::start(source, &rules.set, &options)
+    let none = RuleSet::default();
+    let served = if settings.sinks.enabled { &rules.set } else { &none };
+    let sinks = Sinks::start(source, served, &options)
         .map_err(|source| Failure::new(Exit::Failure, format!("starting the sinks: {source}")))?;
     let names: Vec<String> = sinks.status().into_iter().map(|sink| sink.name).collect();
     engine.hold_for_sinks(&names);
