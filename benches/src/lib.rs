@@ -1,0 +1,8 @@
+//! What the benchmark programs share: a cheap MQTT load generator, servers to aim it at, and the arithmetic of rounds.
+
+pub mod load;
+pub mod raw_log;
+pub mod servers;
+pub mod stats;
+mod subscriber;
+mod wire;

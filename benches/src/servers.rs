@@ -1,0 +1,110 @@
+//! Servers as child processes: free loopback ports, a temporary folder each, killed and removed when dropped.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+use crate::load;
+
+/// How long a start may take.
+const START: Duration = Duration::from_secs(30);
+/// Clock ticks of `/proc/<pid>/stat` in a second (Linux, all architectures in use).
+const TICKS: f64 = 100.0;
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    /// Where it takes MQTT connections.
+    pub mqtt: SocketAddr,
+    child: Child,
+    _folder: TempDir,
+}
+
+impl Server {
+    /// Mosquitto with persistence (autosave as it comes), no limit on queued messages, and up to 1,000 in flight.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub fn mosquitto(program: &Path) -> Result<Server> {
+        let (folder, mqtt) = (tempfile::tempdir()?, free_address()?);
+        let file = folder.path().join("mosquitto.conf");
+        let location = folder.path().display();
+        let text = format!(
+            "listener {} 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location {location}/\n\
+             max_inflight_messages 1000\nmax_queued_messages 0\nlog_dest none\nuser root\n",
+            mqtt.port()
+        );
+        std::fs::write(&file, text)?;
+        let mut command = Command::new(program);
+        command.arg("-c").arg(&file);
+        Server::start(command, folder, mqtt)
+    }
+
+    /// Forebay with its defaults: every acknowledged message is synced; with or without its database sink (SQLite).
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub fn forebay(program: &Path, sink: bool) -> Result<Server> {
+        let (folder, mqtt, admin) = (tempfile::tempdir()?, free_address()?, free_address()?);
+        let mut command = Command::new(program);
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("FOREBAY_")) {
+            command.env_remove(name);
+        }
+        command.env("FOREBAY_SINKS_ENABLED", sink.to_string()).current_dir(folder.path());
+        command.arg("run").arg("--data").arg(folder.path().join("data"));
+        command.args(["--mqtt", &mqtt.to_string(), "--admin", &admin.to_string()]);
+        Server::start(command, folder, mqtt)
+    }
+
+    fn start(mut command: Command, folder: TempDir, mqtt: SocketAddr) -> Result<Server> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        let messages = std::fs::File::create(folder.path().join("stderr"))?;
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(messages).spawn();
+        let child = child.with_context(|| format!("starting {program}"))?;
+        let mut server = Server { mqtt, child, _folder: folder };
+        let begun = Instant::now();
+        while !load::is_up(mqtt) {
+            if let Some(status) = server.child.try_wait()? {
+                bail!("{program} ended with {status}: {}", server.messages());
+            }
+            anyhow::ensure!(begun.elapsed() < START, "{program} takes no connections: {}", server.messages());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(server)
+    }
+
+    fn messages(&self) -> String {
+        std::fs::read_to_string(self._folder.path().join("stderr")).unwrap_or_default()
+    }
+
+    /// Processor time it has used, seconds (all threads, user and system).
+    ///
+    /// # Errors
+    /// Where the system does not say.
+    pub fn cpu_seconds(&self) -> Result<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // The second field is the program's name in parentheses; times are the 14th and 15th.
+        let (_, fields) = stat.rsplit_once(')').context("an unknown form of /proc/<pid>/stat")?;
+        let ticks: f64 = fields.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<f64>().ok()).sum();
+        Ok(ticks / TICKS)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An address of the loopback interface that nobody listens on.
+///
+/// # Errors
+/// Where there is none.
+pub fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
