@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytestring::ByteString;
+use forebay_engine::event::SubscriptionOptions;
 use forebay_engine::topic::{TopicError, check_filter};
 use forebay_engine::{Engine, Message, QoS};
 use parking_lot::Mutex;
@@ -14,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
-use crate::live_bus::{LiveBus, RumqttdBus, TrieBus};
+use crate::live_bus::{LiveBus, LiveInbox, RumqttdBus, TrieBus};
 use crate::options::{BrokerOptions, LiveBusKind};
 use crate::registry::{ClientView, Command, Registry};
 use crate::store::Store;
@@ -85,10 +86,15 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Hands a message to the clients that are online, with QoS 0. Queues hand out their topics themselves.
+    /// Hands a message to the clients that are online, with QoS 0.
     pub(crate) fn fan_out(&self, message: Message) {
-        if !self.engine.is_queue_topic(&message.topic) {
-            self.live.publish(&Arc::new(message));
+        self.live.publish(&Arc::new(message));
+    }
+
+    /// Enters a subscription for live messages. A queue hands out its messages itself.
+    pub(crate) fn subscribe_live(&self, filter: &ByteString, inbox: &Arc<LiveInbox>, options: SubscriptionOptions) {
+        if !self.engine.is_queue_filter(filter) {
+            self.live.subscribe(filter, inbox, options);
         }
     }
 

@@ -190,3 +190,29 @@ async fn wildcard_publishes_and_bad_filters_are_refused() {
     client.publish("a/+", Bytes::new(), QoS::AtMostOnce, false).unwrap();
     assert!(matches!(end(&mut client).await, ClientError::Disconnected(reason::TOPIC_NAME_INVALID)));
 }
+
+#[tokio::test]
+async fn a_queue_message_of_any_qos_goes_to_one_subscriber_and_a_broader_subscription_sees_it_too() {
+    let server = serve().await;
+    let (mut first, mut second) =
+        (server.connect(ConnectOptions::clean("first")).await, server.connect(ConnectOptions::clean("second")).await);
+    let mut broad = server.connect(ConnectOptions::clean("broad")).await;
+    for worker in [&mut first, &mut second] {
+        subscribe(worker, "queue/a", QoS::AtLeastOnce).await;
+    }
+    subscribe(&mut broad, "#", QoS::AtLeastOnce).await;
+    let mut publisher = server.connect(ConnectOptions::clean("p")).await;
+    for qos in LEVELS {
+        publish(&mut publisher, "queue/a", "one", qos, false).await;
+        publish(&mut publisher, "queue/a", "two", qos, false).await;
+        for worker in [&mut first, &mut second] {
+            let got = message(worker).await;
+            assert_eq!((got.qos, &*got.topic), (qos.min(QoS::AtLeastOnce), "queue/a"));
+        }
+        assert_eq!(message(&mut broad).await.payload, "one");
+        assert_eq!(message(&mut broad).await.payload, "two");
+    }
+    for client in [&mut first, &mut second, &mut broad] {
+        assert!(ping(client).await.is_empty(), "nothing comes twice");
+    }
+}

@@ -92,6 +92,12 @@ pub mod state;
 pub mod topic;
 mod trie;
 
+/// What the fuzz targets reach besides the public API. Not part of it.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::trie::Trie;
+}
+
 pub use engine::{Engine, EngineOptions, OpenError, OpenReport, Retention, StateSource};
 pub use event::{Event, Message, QoS};
 pub use ids::{Lsn, MsgId};

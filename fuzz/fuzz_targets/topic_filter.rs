@@ -2,7 +2,7 @@
 #![no_main]
 
 use forebay_engine::topic;
-use forebay_engine::trie::Trie;
+use forebay_engine::fuzzing::Trie;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: (Vec<&str>, &str)| {

@@ -1,8 +1,8 @@
 //! Live fan-out: messages that do not wait for the disk, to sessions that are online.
 //!
 //! It carries QoS 0 publishes, and those with QoS 1 or 2 that no subscription above QoS 0, queue, rule or retained flag
-//! wants. Either way they arrive with QoS 0, so there is nothing to acknowledge and nothing to remember. Topics that a
-//! queue owns never come here.
+//! wants. Either way they arrive with QoS 0, so there is nothing to acknowledge and nothing to remember. Subscriptions
+//! that a queue governs are not entered here: the queue hands each message to one of them.
 
 mod inbox;
 mod router_link;

@@ -136,7 +136,7 @@ impl Session {
     pub(crate) fn new(shared: Arc<Shared>, info: ClientInfo, start: Start) -> Session {
         let options = &shared.options;
         for (filter, subscription) in &start.subscriptions {
-            shared.live.subscribe(filter, &start.inbox, *subscription);
+            shared.subscribe_live(filter, &start.inbox, *subscription);
         }
         Session {
             inbound: Inbound::new(start.received, options.receive_maximum.max(1), options.topic_alias_maximum),

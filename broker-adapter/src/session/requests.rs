@@ -126,7 +126,7 @@ impl Session {
     pub(crate) fn finish_job(&mut self) {
         let Some(job) = self.jobs.pop_front() else { return };
         for (filter, options) in job.add {
-            self.shared.live.subscribe(&filter, &self.inbox, options);
+            self.shared.subscribe_live(&filter, &self.inbox, options);
             self.subscriptions.insert(filter, options);
         }
         for filter in &job.remove {

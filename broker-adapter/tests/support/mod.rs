@@ -29,6 +29,7 @@ pub struct Server {
 pub fn open_engine(dir: &Path) -> Engine {
     let mut options = EngineOptions::new(dir);
     options.log.segment_bytes = 1 << 20;
+    options.rules.queue = vec!["queue/#".into()];
     Engine::open(options).unwrap().0
 }
 

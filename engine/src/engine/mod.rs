@@ -22,6 +22,7 @@ use crate::event::{Epoch, Event, Message, QoS};
 use crate::ids::{Lsn, MsgId};
 use crate::log::watermark::Watermark;
 use crate::log::{AppendError, Appended, Log, NewRecord, NotDurable, ReadError, Record, WaitDurable};
+use crate::rules::Kind;
 use crate::state::{Cursor, SessionView, State, StoredMessage};
 pub use keeper::Retention;
 pub use open::{OpenError, OpenReport, StateSource};
@@ -149,10 +150,11 @@ impl Engine {
             || message.qos > QoS::AtMostOnce && self.inner.hub.has_interest(&message.topic)
     }
 
-    /// True when the topic is governed by a queue rule: live fan-out must leave it alone, the queue hands it to one subscriber.
+    /// True when subscriptions to this filter are governed by a queue rule: live fan-out must leave them alone, the queue hands
+    /// each message, of any QoS, to one of them.
     #[must_use]
-    pub fn is_queue_topic(&self, topic: &str) -> bool {
-        self.inner.hub.rules.is_queue(topic)
+    pub fn is_queue_filter(&self, filter: &str) -> bool {
+        self.inner.hub.rules.kind_of(filter) == Kind::Queue
     }
 
     /// True when a rule asks for `message.deliver` events of this topic.
