@@ -16,6 +16,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::live_bus::{LiveBus, LiveInbox, RumqttdBus, TrieBus};
+use crate::metrics::PacketCounters;
 use crate::options::{BrokerOptions, LiveBusKind};
 use crate::registry::{ClientView, Command, Registry};
 use crate::store::Store;
@@ -82,6 +83,7 @@ pub(crate) struct Shared {
     pub(crate) open: AtomicUsize,
     pub(crate) connects: AtomicU64,
     pub(crate) refused: AtomicU64,
+    pub(crate) counters: PacketCounters,
     pub(crate) stop: watch::Sender<bool>,
 }
 
@@ -147,6 +149,7 @@ impl Broker {
             open: AtomicUsize::new(0),
             connects: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            counters: PacketCounters::new(),
             stop: watch::channel(false).0,
         });
         janitor::close_what_was_open(&shared).await.map_err(|error| StartError::Log(error.text.to_owned()))?;

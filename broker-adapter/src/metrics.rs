@@ -1,5 +1,8 @@
 //! Names of the metrics this crate reports through the `metrics` facade.
 
+use forebay_engine::QoS;
+use metrics::Counter;
+
 /// Gauge: connections that are open.
 pub const CONNECTIONS: &str = "forebay_mqtt_connections";
 /// Counter: accepted CONNECTs, by `version` (3, 4, 5).
@@ -23,12 +26,44 @@ pub const DROPPED: &str = "forebay_mqtt_messages_dropped_total";
 /// Counter: restarts of rumqttd's router.
 pub const ROUTER_RESTARTS: &str = "forebay_mqtt_router_restarts_total";
 
-/// The label value of a QoS.
-#[must_use]
-pub(crate) const fn qos_label(qos: forebay_engine::QoS) -> &'static str {
+/// Handles of what is counted for each packet: looking a metric up by its name costs more than the packet's own work.
+pub(crate) struct PacketCounters {
+    received: [Counter; 3],
+    sent: [Counter; 3],
+    /// [`ACKS_SENT`].
+    pub(crate) acks_sent: Counter,
+    /// [`ACKS_RECEIVED`].
+    pub(crate) acks_received: Counter,
+}
+
+impl PacketCounters {
+    /// Registers them with the recorder that is installed now.
+    pub(crate) fn new() -> PacketCounters {
+        PacketCounters {
+            received: ["0", "1", "2"].map(|qos| metrics::counter!(PUBLISHES_RECEIVED, "qos" => qos)),
+            sent: ["0", "1", "2"].map(|qos| metrics::counter!(PUBLISHES_SENT, "qos" => qos)),
+            acks_sent: metrics::counter!(ACKS_SENT),
+            acks_received: metrics::counter!(ACKS_RECEIVED),
+        }
+    }
+
+    /// [`PUBLISHES_RECEIVED`].
+    pub(crate) fn publish_received(&self, qos: QoS) {
+        let [zero, one, two] = &self.received;
+        of_qos(qos, zero, one, two).increment(1);
+    }
+
+    /// [`PUBLISHES_SENT`].
+    pub(crate) fn publish_sent(&self, qos: QoS) {
+        let [zero, one, two] = &self.sent;
+        of_qos(qos, zero, one, two).increment(1);
+    }
+}
+
+const fn of_qos<'a>(qos: QoS, zero: &'a Counter, one: &'a Counter, two: &'a Counter) -> &'a Counter {
     match qos {
-        forebay_engine::QoS::AtMostOnce => "0",
-        forebay_engine::QoS::AtLeastOnce => "1",
-        forebay_engine::QoS::ExactlyOnce => "2",
+        QoS::AtMostOnce => zero,
+        QoS::AtLeastOnce => one,
+        QoS::ExactlyOnce => two,
     }
 }

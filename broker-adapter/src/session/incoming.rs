@@ -7,7 +7,6 @@ use forebay_engine::{Message, QoS};
 use super::outbound::Step;
 use super::{AckOutcome, Close, Reply, Session, Stage};
 use crate::codec::{Ack, Disconnect, Packet, Publish, reason};
-use crate::metrics::{ACKS_RECEIVED, PUBLISHES_RECEIVED, qos_label};
 
 impl Session {
     /// Acts on a packet from the client.
@@ -54,7 +53,7 @@ impl Session {
     }
 
     fn on_publish(&mut self, publish: Publish) -> Result<(), Close> {
-        metrics::counter!(PUBLISHES_RECEIVED, "qos" => qos_label(publish.qos)).increment(1);
+        self.shared.counters.publish_received(publish.qos);
         let (qos, id) = (publish.qos, publish.packet_id);
         let message = self.message(publish)?;
         match qos {
@@ -174,7 +173,7 @@ impl Session {
     /// Settles a delivery that is over. Acknowledgements of unknown packet ids change nothing.
     fn done(&mut self, step: Step, id: Option<u16>, outcome: AckOutcome) {
         if let Step::Done(lsn) = step {
-            metrics::counter!(ACKS_RECEIVED).increment(1);
+            self.shared.counters.acks_received.increment(1);
             self.under_way = self.under_way.saturating_sub(1);
             self.settled.push((lsn, id, outcome));
         }

@@ -24,7 +24,7 @@ use forebay_engine::log::Appended;
 use crate::broker::Shared;
 use crate::codec::{Packet, Version, encode, reason};
 use crate::live_bus::LiveInbox;
-use crate::metrics::{ACKS_SENT, DROPPED};
+use crate::metrics::DROPPED;
 
 pub(crate) use inbound::Inbound;
 pub(crate) use outbound::{InFlight, Outbound, Stage};
@@ -212,7 +212,7 @@ impl Session {
             self.answer(reply);
         }
         if acks > 0 {
-            metrics::counter!(ACKS_SENT).increment(acks);
+            self.shared.counters.acks_sent.increment(acks);
         }
     }
 

@@ -8,7 +8,7 @@ use forebay_engine::{Message, QoS};
 
 use super::{AckOutcome, InFlight, Reply, Session, Stage};
 use crate::codec::{Ack, Packet, Publish};
-use crate::metrics::{DROPPED, PUBLISHES_SENT, qos_label};
+use crate::metrics::DROPPED;
 
 /// Deliveries taken from the mailbox at a time.
 const TAKE: usize = 128;
@@ -137,7 +137,7 @@ impl Session {
         let Some(packet) = self.packet(id, dup) else { return };
         let qos = if let Packet::Publish(publish) = &packet { publish.qos } else { QoS::AtMostOnce };
         if self.write(&packet) {
-            metrics::counter!(PUBLISHES_SENT, "qos" => qos_label(qos)).increment(1);
+            self.shared.counters.publish_sent(qos);
         } else {
             self.drop_too_large(id);
         }
@@ -165,7 +165,7 @@ impl Session {
     fn send_unacknowledged(&mut self, publish: Publish) -> bool {
         let sent = self.write(&Packet::Publish(publish));
         if sent {
-            metrics::counter!(PUBLISHES_SENT, "qos" => "0").increment(1);
+            self.shared.counters.publish_sent(QoS::AtMostOnce);
         } else {
             metrics::counter!(DROPPED, "reason" => "too_large").increment(1);
         }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 
 use bytestring::ByteString;
+use metrics::Counter;
 use parking_lot::{Mutex, RwLock};
 
 use super::inbox::{Begin, Inbox, LiveSubscription, Offer};
@@ -39,6 +40,8 @@ pub(crate) struct Hub {
     /// Every record below was offered to all live inboxes. Set after a record was offered to the last of them.
     offered: AtomicU64,
     work: Sender<Work>,
+    /// [`crate::metrics::DELIVERIES`].
+    pub(super) handed_out: Counter,
 }
 
 impl Hub {
@@ -60,6 +63,7 @@ impl Hub {
             delivering: AtomicU64::new(0),
             offered: AtomicU64::new(0),
             work,
+            handed_out: metrics::counter!(crate::metrics::DELIVERIES),
             state,
         };
         hub.rebuild();

@@ -91,7 +91,10 @@ impl Mailbox {
     pub fn take(&mut self, max: usize, out: &mut Vec<Delivery>) {
         let before = out.len();
         let wants_more = self.inbox.take(max, out);
-        metrics::counter!(crate::metrics::DELIVERIES).increment((out.len() - before) as u64);
+        let taken = out.len() - before;
+        if taken > 0 {
+            self.hub.handed_out.increment(taken as u64);
+        }
         if wants_more {
             self.hub.after_change(&self.inbox);
         }

@@ -58,14 +58,14 @@ impl Applier {
         let mut records = Vec::new();
         // What opening replayed is not replayed again, should this process be killed before it has done anything else.
         self.write_index();
+        let lag = metrics::gauge!(crate::metrics::STATE_LAG);
         let (mut indexed, mut bytes, mut threshold) = (Instant::now(), 0u64, self.checkpoint_bytes);
         loop {
             // Asked before reading: what became durable until then is still taken in.
             let closing = self.closing.load(Ordering::Acquire);
             let stopped = self.log.stopped_reason();
             let read = reader.read_batch(BATCH_RECORDS, BATCH_BYTES, &mut records).map_err(|e| e.to_string())?;
-            metrics::gauge!(crate::metrics::STATE_LAG)
-                .set(self.log.durable_end().0.saturating_sub(reader.position().0) as f64);
+            lag.set(self.log.durable_end().0.saturating_sub(reader.position().0) as f64);
             if read == 0 {
                 if closing {
                     return Ok(());
