@@ -13,7 +13,7 @@ use bytes::BytesMut;
 use bytestring::ByteString;
 use forebay_engine::QoS;
 use forebay_engine::event::{ClientConnected, DisconnectReason, Event};
-use forebay_engine::log::{AppendError, Appended, NotDurable};
+use forebay_engine::log::{AppendError, Appended, WaitDurable};
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
@@ -99,7 +99,7 @@ pub(crate) struct Connection<S> {
     /// An append that waits for room in the log's queue.
     blocked: Option<BoxFuture<'static, AppendResult>>,
     /// The wait for the oldest batch that is not durable.
-    watermark: Option<BoxFuture<'static, Result<(), NotDurable>>>,
+    watermark: Option<WaitDurable>,
     /// The change of subscriptions under way.
     job: Option<BoxFuture<'static, Result<(), Close>>>,
     /// The lookup of proxy subscriptions.
@@ -191,8 +191,7 @@ impl<S: Stream> Connection<S> {
         if self.watermark.is_none()
             && let Some(lsn) = self.session.waits_for()
         {
-            let engine = self.session.shared.engine.clone();
-            self.watermark = Some(async move { engine.durable(lsn).await }.boxed());
+            self.watermark = Some(self.session.shared.engine.log().wait_durable(lsn));
         }
         if self.job.is_none() {
             self.job = self.session.start_job();
@@ -372,7 +371,7 @@ fn log_stopped(error: &dyn std::fmt::Display) -> Close {
     Close::log_stopped()
 }
 
-async fn pending_or<T>(slot: &mut Option<BoxFuture<'static, T>>) -> T {
+async fn pending_or<F: Future + Unpin>(slot: &mut Option<F>) -> F::Output {
     match slot {
         Some(future) => future.await,
         None => std::future::pending().await,

@@ -160,12 +160,13 @@ impl Watermark {
 pub struct WaitDurable {
     watermark: Arc<Watermark>,
     lsn: Lsn,
-    id: Option<u64>,
+    /// The place in the map, and the waker that was left there.
+    registered: Option<(u64, Waker)>,
 }
 
 impl WaitDurable {
     pub(crate) fn new(watermark: Arc<Watermark>, lsn: Lsn) -> WaitDurable {
-        WaitDurable { watermark, lsn, id: None }
+        WaitDurable { watermark, lsn, registered: None }
     }
 }
 
@@ -174,14 +175,23 @@ impl Future for WaitDurable {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if let Some(verdict) = self.watermark.verdict(self.lsn) {
+            // Whoever moved the watermark has taken the waker out of the map, or is about to.
+            self.registered = None;
             return Poll::Ready(verdict);
+        }
+        // A connection polls this with everything else it waits for; only a change of task needs the map's lock again.
+        if self.registered.as_ref().is_some_and(|(_, waker)| waker.will_wake(cx.waker())) {
+            return Poll::Pending;
         }
         let watermark = self.watermark.clone();
         let mut tasks = watermark.tasks.lock();
-        let id = *self.id.get_or_insert_with(|| {
-            tasks.next_id += 1;
-            tasks.next_id
-        });
+        let id = self.registered.take().map_or_else(
+            || {
+                tasks.next_id += 1;
+                tasks.next_id
+            },
+            |(id, _)| id,
+        );
         tasks.waiting.insert((self.lsn, id), cx.waker().clone());
         // The watermark may have moved between the look and the registration; after this look the mover sees the waker.
         match watermark.verdict(self.lsn) {
@@ -189,14 +199,17 @@ impl Future for WaitDurable {
                 tasks.waiting.remove(&(self.lsn, id));
                 Poll::Ready(verdict)
             }
-            None => Poll::Pending,
+            None => {
+                self.registered = Some((id, cx.waker().clone()));
+                Poll::Pending
+            }
         }
     }
 }
 
 impl Drop for WaitDurable {
     fn drop(&mut self) {
-        if let Some(id) = self.id {
+        if let Some((id, _)) = self.registered {
             self.watermark.tasks.lock().waiting.remove(&(self.lsn, id));
         }
     }
