@@ -57,7 +57,7 @@ pub(crate) fn append(log: &Log, events: &[Event]) -> Result<Appended, AppendErro
     let records = events
         .iter()
         .map(|event| {
-            let mut body = Vec::with_capacity(128);
+            let mut body = Vec::with_capacity(event.body_len_hint());
             event.encode(&mut body);
             NewRecord { kind: event.kind(), body }
         })

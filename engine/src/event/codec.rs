@@ -103,6 +103,18 @@ impl Event {
         }
     }
 
+    /// Bytes to set aside for the body: enough for almost every event, and exact nowhere.
+    #[must_use]
+    pub fn body_len_hint(&self) -> usize {
+        match self {
+            Event::Published(Published { message: m, .. }) => {
+                // Lengths, flags and numbers take less than the constant; properties are rare and may cost a second allocation.
+                64 + m.topic.len() + m.publisher.len() + m.username.len() + m.peer.len() + m.payload.len()
+            }
+            _ => 128,
+        }
+    }
+
     /// Appends the body to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_u8(BODY_VERSION);
