@@ -88,30 +88,34 @@ impl<V> Trie<V> {
 
     /// Calls `found` for each value whose filter matches the topic name; stops when it returns false.
     pub fn matches<'a>(&'a self, topic: &str, mut found: impl FnMut(&'a V) -> bool) {
-        let dollar = topic.starts_with('$');
-        // Depth first with a stack of (node, rest of the topic); `None` = the topic is used up.
-        let mut stack: Vec<(&Node<V>, Option<&str>, bool)> = vec![(&self.root, Some(topic), true)];
-        while let Some((node, rest, first)) = stack.pop() {
-            let wild = !(first && dollar);
+        // Depth first. Literal levels are followed at once; only a `+` beside them has to wait on the stack, which a tree without
+        // such a branch never allocates.
+        let mut waiting: Vec<(&Node<V>, Option<&str>)> = Vec::new();
+        let mut next = Some((&self.root, Some(topic)));
+        let mut wild = !topic.starts_with('$');
+        while let Some((node, rest)) = next {
             if wild && !node.hash.iter().all(&mut found) {
                 return;
             }
-            let Some(rest) = rest else {
-                if !node.here.iter().all(&mut found) {
-                    return;
+            next = match rest {
+                None if !node.here.iter().all(&mut found) => return,
+                None => None,
+                Some(rest) => {
+                    let (level, rest) = match rest.split_once('/') {
+                        Some((level, rest)) => (level, Some(rest)),
+                        None => (rest, None),
+                    };
+                    let plus = if wild { node.plus.as_deref() } else { None };
+                    let child = node.children.get(level);
+                    if let (Some(_), Some(plus)) = (child, plus) {
+                        waiting.push((plus, rest));
+                    }
+                    child.or(plus).map(|node| (node, rest))
                 }
-                continue;
             };
-            let (level, rest) = match rest.split_once('/') {
-                Some((level, rest)) => (level, Some(rest)),
-                None => (rest, None),
-            };
-            if wild && let Some(plus) = &node.plus {
-                stack.push((plus, rest, false));
-            }
-            if let Some(child) = node.children.get(level) {
-                stack.push((child, rest, false));
-            }
+            next = next.or_else(|| waiting.pop());
+            // `$` shuts out wildcards of the first level only.
+            wild = true;
         }
     }
 
