@@ -4,7 +4,6 @@ use forebay_engine::{Event, Lsn};
 
 use super::Replay;
 use super::reader::sink_record;
-use super::settle::hook_name;
 use super::worker::{End, Worker};
 use crate::dead_letter::DeadLetter;
 use crate::sink::{Batch, Entry, Sink, Verdict, WriteError};
@@ -60,7 +59,7 @@ impl<S: Sink> Worker<S> {
         let (index, rule) = rules
             .iter()
             .enumerate()
-            .find(|(_, r)| r.number == letter.rule && hook_name(r.hook) == letter.hook)
+            .find(|(_, r)| r.number == letter.rule && r.hook.name() == letter.hook)
             .ok_or_else(|| format!("there is no rule {}.{} any more", letter.hook, letter.rule))?;
         let record = sink_record(&*self.shared.source, Lsn(letter.lsn), letter.time_us, event);
         let mut ops = Vec::new();

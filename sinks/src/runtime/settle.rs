@@ -12,7 +12,6 @@ use super::worker::{End, Work, Worker};
 use super::{Shared, Stop};
 use crate::dead_letter::DeadLetter;
 use crate::metrics::{BATCHES, DEAD_LETTERS, FAILURES, STORED_OPERATIONS, WRITE_SECONDS};
-use crate::rule::Hook;
 use crate::sink::{Batch, Entry, Kept, Positions, Sink, Verdict, WriteError};
 
 /// A part of a batch that is sent in one call.
@@ -290,7 +289,7 @@ pub(crate) fn letter<S: Sink>(shared: &Shared<S>, rule: usize, place: u32, lsn: 
         lsn: lsn.0,
         time_us,
         sink: shared.name.clone(),
-        hook: rule.map_or("", |r| hook_name(r.hook)).to_owned(),
+        hook: rule.map_or("", |r| r.hook.name()).to_owned(),
         rule: rule.map_or(0, |r| r.number),
         rule_at: rule.map(|r| r.at.to_string()).unwrap_or_default(),
         place,
@@ -317,18 +316,4 @@ pub(crate) async fn bury<S: Sink>(shared: &Shared<S>, letter: &DeadLetter) {
         super::generation::hold(shared, error.to_string()).await;
     }
     metrics::counter!(DEAD_LETTERS, "sink" => shared.name.clone()).increment(1);
-}
-
-/// A hook as the configuration spells it.
-pub(crate) fn hook_name(hook: Hook) -> &'static str {
-    match hook {
-        Hook::ClientConnected => "client.connected",
-        Hook::ClientDisconnected => "client.disconnected",
-        Hook::SessionCreated => "session.created",
-        Hook::SessionSubscribed => "session.subscribed",
-        Hook::SessionUnsubscribed => "session.unsubscribed",
-        Hook::MessagePublish => "message.publish",
-        Hook::MessageDeliver => "message.deliver",
-        Hook::MessageAcked => "message.acked",
-    }
 }
