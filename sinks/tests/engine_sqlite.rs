@@ -290,8 +290,12 @@ async fn a_position_behind_the_log_s_first_record_waits_for_a_reset_that_outlive
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_can_t_be_opened_is_shown_with_lag_and_a_reset_of_it_is_refused() {
-    let world = World::new(&ITEMS.replace("t.db", "nowhere/t.db")).await;
+    let mut world = World::new(&ITEMS.replace("t.db", "nowhere/t.db")).await;
+    world.caught_up().await;
+    world.stop_sinks().await;
+    std::fs::remove_dir_all(world.path("nowhere")).unwrap();
     std::fs::write(world.path("nowhere"), "a file where the folder should be").unwrap();
+    world.start_sinks();
     publish(&world.engine, message("t", "1", 1)).await;
     let why = world.waiting().await;
     assert!(why.contains("nowhere"), "{why}");

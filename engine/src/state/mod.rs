@@ -2,7 +2,7 @@
 //!
 //! `State::apply` takes the records in order and is the only thing that changes state, so that the same log always gives the
 //! same state: from its first record, from a checkpoint, or from the derived index on disk. What it holds has a flat form too,
-//! [`rows`], which the index ([`store`]) and the checkpoint ([`checkpoint`]) share.
+//! `rows`, which the index (`store`) and the checkpoint ([`checkpoint`]) share.
 
 mod apply;
 pub mod checkpoint;
