@@ -56,16 +56,17 @@ async fn messages_reach_exactly_the_matching_filters(bus: &dyn LiveBus) {
         let seen: BTreeSet<_> = until_last(&inbox).await.iter().map(|l| l.message.topic.to_string()).collect();
         let expected = topics.iter().filter(|t| forebay_engine::topic::matches(filter, t));
         assert!(until_last(&control).await.is_empty());
-        bus.unsubscribe(filter, &inbox);
-        bus.unsubscribe("control", &inbox);
-        bus.unsubscribe("control", &control);
-        // The router delivers filter by filter, so the control message may overtake; what is missing then comes after it.
+        // The router delivers filter by filter, so the control message may overtake; what is missing then comes after it, as
+        // long as the subscription is there.
         let mut seen = seen;
         let expected: BTreeSet<_> = expected.map(ToString::to_string).collect();
         while !expected.is_subset(&seen) {
             tokio::time::timeout(Duration::from_secs(10), inbox.ready()).await.expect(filter);
             seen.extend(std::iter::from_fn(|| inbox.pop()).map(|l| l.message.topic.to_string()));
         }
+        bus.unsubscribe(filter, &inbox);
+        bus.unsubscribe("control", &inbox);
+        bus.unsubscribe("control", &control);
         seen.remove("control");
         assert_eq!(seen, expected, "{filter}");
     }
