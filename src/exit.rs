@@ -52,3 +52,8 @@ impl Failure {
         Failure::new(exit, format!("{what}: {source}"))
     }
 }
+
+/// The last line of a list of faults.
+pub fn nothing_started(faults: usize) -> String {
+    format!("{faults} {}; nothing was started", if faults == 1 { "error" } else { "errors" })
+}

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::cli::Options;
 use crate::config::{self, fields, load::Loaded};
-use crate::exit::{Exit, Failure};
+use crate::exit::{self, Exit, Failure};
 use crate::run::{self, RuleSource};
 
 /// Settings and rules, free of faults.
@@ -28,7 +28,7 @@ pub fn settings(options: &Options) -> Result<Loaded, Failure> {
         for fault in &faults {
             let _ = writeln!(text, "{fault}");
         }
-        Failure::new(Exit::Usage, format!("{text}{}", count(faults.len())))
+        Failure::new(Exit::Usage, format!("{text}{}", exit::nothing_started(faults.len())))
     })
 }
 
@@ -41,10 +41,6 @@ pub fn configuration(options: &Options) -> Result<Configuration, Failure> {
     let (rules, rule_warnings) = run::load_rules(&loaded)?;
     let warnings = loaded.warnings.iter().cloned().chain(rule_warnings).collect();
     Ok(Configuration { loaded, rules, warnings })
-}
-
-fn count(faults: usize) -> String {
-    if faults == 1 { "1 fault; nothing was started".into() } else { format!("{faults} faults; nothing was started") }
 }
 
 /// Runs `forebay check`.

@@ -7,7 +7,7 @@ use forebay_engine::Rules;
 use forebay_sinks::rule::{self, RuleSet};
 
 use crate::config::load::Loaded;
-use crate::exit::{Exit, Failure};
+use crate::exit::{self, Exit, Failure};
 
 /// The file of the default sink. Relative files are in the data folder, as those of all SQLite pools.
 const DEFAULT_FILE: &str = "forebay.db";
@@ -49,15 +49,16 @@ impl RuleSource {
 /// All faults of all files; a rule for a database that this build has no driver for is one.
 pub fn load(loaded: &Loaded) -> Result<(RuleSource, Vec<String>), Failure> {
     let toml = loaded.file.as_ref().map(|(path, text)| (path.as_path(), text.as_str()));
-    let read = rule::load(&loaded.settings.backends, toml)
-        .map_err(|faults| Failure::new(Exit::Usage, format!("{faults}\n{}", count(faults.0.len()))))?;
+    let read = rule::load(&loaded.settings.backends, toml).map_err(|faults| {
+        Failure::new(Exit::Usage, format!("{}; nothing was started", faults.to_string().trim_end()))
+    })?;
     let missing = read.rules.unavailable(forebay_sinks::AVAILABLE);
     if !missing.is_empty() {
         let mut text = String::new();
         for fault in &missing {
             let _ = writeln!(text, "{fault}");
         }
-        return Err(Failure::new(Exit::Usage, format!("{text}{}", count(missing.len()))));
+        return Err(Failure::new(Exit::Usage, format!("{text}{}", exit::nothing_started(missing.len()))));
     }
     let warnings = read.warnings.iter().map(ToString::to_string).collect();
     let set = if read.rules.pools.is_empty() && read.rules.rules.is_empty() {
@@ -66,8 +67,4 @@ pub fn load(loaded: &Loaded) -> Result<(RuleSource, Vec<String>), Failure> {
         read.rules
     };
     Ok((RuleSource { set }, warnings))
-}
-
-fn count(faults: usize) -> String {
-    if faults == 1 { "1 fault; nothing was started".into() } else { format!("{faults} faults; nothing was started") }
 }
