@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -64,13 +65,33 @@ impl Deref for Lock {
     }
 }
 
-/// True when some process holds the folder.
+/// How long a held lock is looked at again. A server that was just killed may leave a copy of it with a child process that it was
+/// starting; that child lets go as soon as it runs its own program.
+const PATIENCE: Duration = Duration::from_secs(1);
+const STEP: Duration = Duration::from_millis(10);
+
+fn try_lock(file: &File) -> Result<(), TryLockError> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if Instant::now() < end => std::thread::sleep(STEP),
+            answer => return answer,
+        }
+    }
+}
+
+/// True when some process holds the folder at this moment.
 pub fn is_locked(data: &Path) -> bool {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(data.join(LOCK_FILE))
-        .is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+    lock_file(data).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
+/// True when some process holds the folder and does not let go within a moment.
+pub fn stays_locked(data: &Path) -> bool {
+    lock_file(data).is_ok_and(|file| matches!(try_lock(&file), Err(TryLockError::WouldBlock)))
+}
+
+fn lock_file(data: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(data.join(LOCK_FILE))
 }
 
 /// Takes the lock of a folder that is there already.
@@ -86,7 +107,7 @@ pub fn lock(data: &Path) -> Result<Lock, Failure> {
         ),
         _ => Failure::io(path.display(), &source),
     })?;
-    match file.try_lock() {
+    match try_lock(&file) {
         Ok(()) => Ok(Lock { data: data.to_owned(), _file: file }),
         Err(TryLockError::WouldBlock) => Err(in_use(data)),
         Err(TryLockError::Error(source)) => Err(Failure::io(path.display(), &source)),

@@ -47,7 +47,7 @@ async fn serve(configuration: &Configuration) -> Result<(), Failure> {
     let admin_at = listener.local_addr().map_err(|source| Failure::io("the admin listener", &source))?;
 
     std::fs::create_dir_all(&settings.data).map_err(|source| Failure::io(settings.data.display(), &source))?;
-    if crate::datadir::is_locked(&settings.data) {
+    if crate::datadir::stays_locked(&settings.data) {
         return Err(crate::datadir::in_use(&settings.data));
     }
     let node_number = node::number(&settings.data, &settings.node.name, settings.node.number)

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -92,6 +93,10 @@ pub struct OpenReport {
     pub replayed: u64,
 }
 
+/// How long a held lock is waited for, and how often it is looked at.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_STEP: Duration = Duration::from_millis(10);
+
 /// One process per data folder. The lock goes with the process, also when it is killed.
 #[derive(Debug)]
 pub(super) struct FolderLock {
@@ -104,10 +109,16 @@ impl FolderLock {
         fs::create_dir_all(dir).map_err(io("making the folder"))?;
         let file = File::options().create(true).truncate(false).write(true).open(dir.join("LOCK"));
         let file = file.map_err(io("opening LOCK in"))?;
-        match file.try_lock() {
-            Ok(()) => Ok(FolderLock { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(OpenError::Locked(dir.to_owned())),
-            Err(TryLockError::Error(source)) => Err(io("locking")(source)),
+        // A child process that is being started somewhere in this program (sled starts one when it opens) has a copy of every
+        // descriptor until it runs its own program: a lock just given back may look held for a moment.
+        let end = Instant::now() + LOCK_PATIENCE;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(FolderLock { _file: file }),
+                Err(TryLockError::WouldBlock) if Instant::now() < end => thread::sleep(LOCK_STEP),
+                Err(TryLockError::WouldBlock) => return Err(OpenError::Locked(dir.to_owned())),
+                Err(TryLockError::Error(source)) => return Err(io("locking")(source)),
+            }
         }
     }
 }
