@@ -107,7 +107,9 @@ impl Keeper {
                 Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        self.flush();
+        if index_ok {
+            self.flush();
+        }
     }
 
     fn flush(&mut self) -> bool {

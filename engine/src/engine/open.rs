@@ -23,7 +23,7 @@ use crate::log::{self, Log, ReadError, RecoveryReport};
 use crate::rules::RuleIndex;
 use crate::state::State;
 use crate::state::checkpoint::{self, CheckpointError};
-use crate::state::store::{SledStore, StateStore};
+use crate::state::store::{RedbStore, StateStore};
 
 /// Why an engine did not open.
 #[derive(Debug, thiserror::Error)]
@@ -135,7 +135,8 @@ pub(super) fn open(mut options: EngineOptions) -> Result<(Engine, OpenReport), O
         source,
     })?;
 
-    let mut store = SledStore::new(&state_dir.join("index"));
+    let mut store = RedbStore::new(Arc::new(RealDisk), &state_dir.join("index.redb"));
+    remove_old_index(&state_dir.join("index"));
     let (mut state, source) = base_state(&options.dir, &state_dir, &log, &mut store)?;
     let replayed = replay(&log, &rules, &mut state)?;
     let checkpoints = checkpoint::list(&state_dir).map_err(|source| OpenError::Io {
@@ -214,6 +215,21 @@ pub(super) fn open(mut options: EngineOptions) -> Result<(Engine, OpenReport), O
 fn spawn(name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>, OpenError> {
     let started = thread::Builder::new().name(name.into()).spawn(run);
     started.map_err(|source| OpenError::Io { what: "starting the thread", path: name.into(), source })
+}
+
+/// Removes the folder in which earlier versions kept the index. It is derived: what is left of it is wasted room and nothing else.
+fn remove_old_index(folder: &Path) {
+    if !folder.is_dir() {
+        return;
+    }
+    match fs::remove_dir_all(folder) {
+        Ok(()) => {
+            tracing::info!(folder = %folder.display(), "removed the state index of an earlier version; it is written anew")
+        }
+        Err(error) => {
+            tracing::warn!(folder = %folder.display(), %error, "the state index of an earlier version is of no use and can't be removed");
+        }
+    }
 }
 
 /// The newest state there is at or below the log's end, to be brought up by replay: the index, a checkpoint, or nothing at all.

@@ -1,32 +1,30 @@
-//! The derived index: state's rows in sled, so that opening costs the tail and not the log.
+//! The derived index: state's rows in a file of their own, so that opening costs the tail and not the log.
 //!
 //! The log is the truth; the index may lag and may be lost. Each row carries a CRC over key and value, and the meta row carries the log's
 //! id, the record the rows reflect and their number: whatever does not fit is thrown away and rebuilt from checkpoint and log.
 //!
 //! ```text
 //! row    key -> CRC32 u32 LE over key and value, value            (see `rows`)
-//! meta   "M" -> CRC32 u32 LE over the rest, version u8 (1), log id 16 bytes, applied u64 LE, rows u64 LE
+//! meta   "M" -> CRC32 u32 LE over key and the rest, version u8 (2), log id 16 bytes, applied u64 LE, rows u64 LE
 //! ```
+//!
+//! [`StateStore`] is the seam, [`RedbStore`] keeps the rows in redb. Version 1 was the same rows in a folder of sled's.
 
-use std::fs;
+mod redb;
+
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
+pub use self::redb::RedbStore;
 use super::State;
 use super::rows::RowKey;
 use crate::ids::Lsn;
 
 const META: &[u8] = b"M";
-const VERSION: u8 = 1;
-/// Pages that sled may keep in memory. State itself is in memory; the index is only written and read once.
-const CACHE_BYTES: usize = 16 * 1024 * 1024;
+const VERSION: u8 = 2;
 
-type Db = sled::Db<1024>;
-
-/// Where state's rows are kept between runs. A narrow trait, so that another store can take sled's place.
+/// Where state's rows are kept between runs. A narrow trait: the engine needs no more of a store than this.
 pub trait StateStore: Send {
     /// Loads everything; `None` where there is nothing usable (the reason is logged), after which the store is empty.
     fn load(&mut self, log_id: [u8; 16]) -> Option<State>;
@@ -34,16 +32,16 @@ pub trait StateStore: Send {
     /// Throws away whatever there is.
     fn clear(&mut self, why: &str);
 
-    /// Writes changed rows as one batch together with the place in the log that they reflect.
+    /// Writes changed rows as one batch together with the place in the log that they reflect. Durable after [`flush`](Self::flush).
     ///
     /// # Errors
-    /// Of the store. The index then lags and is thrown away at the next opening.
+    /// Of the store. What it holds is then an older state of the same log, or nothing: later batches must not be written to it.
     fn write(&mut self, batch: &Batch) -> io::Result<()>;
 
     /// Makes what was written durable.
     ///
     /// # Errors
-    /// Of the store.
+    /// Of the store, as above.
     fn flush(&mut self) -> io::Result<()>;
 }
 
@@ -80,75 +78,39 @@ impl State {
     }
 }
 
-/// The index in sled.
-#[derive(Debug)]
-pub struct SledStore {
-    dir: PathBuf,
-    log_id: [u8; 16],
-    db: Option<Db>,
+/// Takes in stored rows one by one and says whether they make a whole state.
+#[derive(Default)]
+struct Loading {
+    state: State,
+    meta: Option<Meta>,
+    rows: u64,
 }
 
-impl SledStore {
-    /// An index in the folder `dir`, made when it is first written.
-    #[must_use]
-    pub fn new(dir: &Path) -> SledStore {
-        SledStore { dir: dir.to_owned(), log_id: [0; 16], db: None }
-    }
-
-    fn open(&self) -> io::Result<Db> {
-        let config = sled::Config::new()
-            .path(&self.dir)
-            .cache_capacity_bytes(CACHE_BYTES)
-            .flush_every_ms(None)
-            .zstd_compression_level(1);
-        guarded(|| config.open())
-    }
-
-    fn read_all(&self, db: &Db, log_id: [u8; 16]) -> Result<State, String> {
-        let mut state = State::default();
-        let (mut meta, mut rows) = (None, 0);
-        for entry in db.iter() {
-            let (key, value) = entry.map_err(|e| e.to_string())?;
-            let (crc, value) = value.split_at_checked(4).ok_or("a row is shorter than its checksum")?;
-            if crc != row_crc(&key, value) {
-                return Err("a row's checksum does not fit".into());
-            }
-            if &*key == META {
-                meta = Some(Meta::decode(value).ok_or("its meta row is not one of this version")?);
-                continue;
-            }
-            rows += 1;
-            state.load_row(Bytes::copy_from_slice(&key), Bytes::copy_from_slice(value)).map_err(|e| e.to_string())?;
+impl Loading {
+    fn row(&mut self, key: &[u8], stored: &[u8]) -> Result<(), String> {
+        let (crc, value) = stored.split_at_checked(4).ok_or("a row is shorter than its checksum")?;
+        if crc != row_crc(key, value) {
+            return Err("a row's checksum does not fit".into());
         }
-        let meta = meta.ok_or("it has no meta row")?;
+        if key == META {
+            self.meta = Some(Meta::decode(value).ok_or("its meta row is not one of this version")?);
+            return Ok(());
+        }
+        self.rows += 1;
+        let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+        self.state.load_row(key, value).map_err(|e| e.to_string())
+    }
+
+    fn finish(mut self, log_id: [u8; 16]) -> Result<State, String> {
+        let meta = self.meta.ok_or("it has no meta row")?;
         if meta.log_id != log_id {
             return Err("it belongs to another log".into());
         }
-        if meta.rows != rows {
-            return Err(format!("it has {rows} rows instead of {}", meta.rows));
+        if meta.rows != self.rows {
+            return Err(format!("it has {} rows instead of {}", self.rows, meta.rows));
         }
-        state.loaded(meta.applied);
-        Ok(state)
-    }
-
-    /// Puts the folder out of the way and begins an empty one.
-    fn set_aside(&mut self, why: &str) {
-        self.db = None;
-        tracing::warn!(folder = %self.dir.display(), why, "state index unusable; rebuilding it from checkpoint and log");
-        metrics::counter!(crate::metrics::STATE_REBUILDS).increment(1);
-        if let Err(error) = fs::remove_dir_all(&self.dir)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(folder = %self.dir.display(), %error, "the unusable state index can't be removed");
-        }
-    }
-}
-
-/// sled is an alpha: a folder it can't read may make it panic instead of answering. Both are an unusable index here.
-fn guarded<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(result) => result,
-        Err(_) => Err(io::Error::other("the index library panicked")),
+        self.state.loaded(meta.applied);
+        Ok(self.state)
     }
 }
 
@@ -191,55 +153,4 @@ fn checked(key: &[u8], value: &[u8]) -> Vec<u8> {
     let mut out = row_crc(key, value).to_vec();
     out.extend_from_slice(value);
     out
-}
-
-impl StateStore for SledStore {
-    fn load(&mut self, log_id: [u8; 16]) -> Option<State> {
-        self.log_id = log_id;
-        if !self.dir.exists() {
-            return None;
-        }
-        let read = self.open().and_then(|db| {
-            let state = guarded(|| self.read_all(&db, log_id).map_err(io::Error::other))?;
-            Ok((db, state))
-        });
-        match read {
-            Ok((db, state)) => {
-                self.db = Some(db);
-                Some(state)
-            }
-            Err(error) => {
-                self.set_aside(&error.to_string());
-                None
-            }
-        }
-    }
-
-    fn clear(&mut self, why: &str) {
-        self.set_aside(why);
-    }
-
-    fn write(&mut self, batch: &Batch) -> io::Result<()> {
-        if self.db.is_none() {
-            self.db = Some(self.open()?);
-        }
-        let Some(db) = &self.db else { return Ok(()) };
-        let mut rows = sled::Batch::default();
-        for (key, value) in &batch.rows {
-            match value {
-                Some(value) => rows.insert(key.as_slice(), checked(key, value)),
-                None => rows.remove(key.as_slice()),
-            }
-        }
-        let meta = Meta { log_id: self.log_id, applied: batch.applied, rows: batch.total }.encode();
-        rows.insert(META, checked(META, &meta));
-        guarded(|| db.apply_batch(rows))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match &self.db {
-            Some(db) => guarded(|| db.flush().map(drop)),
-            None => Ok(()),
-        }
-    }
 }
