@@ -87,6 +87,12 @@ pub mod event;
 pub mod ids;
 pub mod log;
 pub mod metrics;
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "what is derived from the log for catch-up and for carried records is built on it"
+)]
+mod postings;
 pub mod rules;
 pub mod state;
 pub mod topic;

@@ -41,6 +41,8 @@ pub const DELIVERIES: &str = "forebay_delivery_handed_out_total";
 pub const INBOX_OVERFLOWS: &str = "forebay_delivery_inbox_overflows_total";
 /// Counter: records read from the log for connections that were away or behind.
 pub const CATCH_UP_RECORDS: &str = "forebay_delivery_catch_up_records_total";
+/// Counter, bytes: bytes asked of the disk for connections that were away or behind: records and the indexes that lead to them.
+pub const CATCH_UP_BYTES: &str = "forebay_delivery_catch_up_read_bytes_total";
 /// Counter: stored messages not given to a new read position because of `offline_opts`.
 pub const OFFLINE_SKIPPED: &str = "forebay_delivery_offline_opts_skipped_total";
 /// Counter: messages not given to a keep-latest subscriber because a newer one of the topic exists.

@@ -71,6 +71,8 @@ use parking_lot::Mutex;
 use self::core::Core;
 use crate::ids::Lsn;
 
+pub(crate) use frame::{u32_at, u64_at};
+
 pub use error::{AppendError, DurableError, NotDurable, OpenError, ReadError, TrimError};
 pub use inspect::{SegmentReport, VerifyReport, dump, verify};
 pub use options::{Durability, LogOptions, OnDamage};
