@@ -98,6 +98,14 @@ pub mod state;
 pub mod topic;
 mod trie;
 
+/// What the simulator reaches besides the public API. Not part of it.
+#[doc(hidden)]
+pub mod simulation {
+    pub use crate::engine::Manual;
+    pub use crate::state::forgetting::ForgettingStore;
+    pub use crate::state::store::{Batch, RedbStore, StateStore};
+}
+
 /// What the fuzz targets reach besides the public API. Not part of it.
 #[doc(hidden)]
 pub mod fuzzing {

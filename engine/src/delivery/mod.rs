@@ -26,7 +26,7 @@ use crate::ids::Lsn;
 use crate::log::AppendError;
 pub(crate) use hub::Hub;
 pub(crate) use inbox::Inbox;
-pub(crate) use worker::{Work, load, run};
+pub(crate) use worker::{Work, Worker, load, run};
 
 /// How a connection wants its mailbox.
 #[derive(Clone, Debug)]

@@ -37,24 +37,44 @@ pub(crate) enum Work {
 
 /// Runs until told to stop.
 pub(crate) fn run(hub: &Hub, work: &Receiver<Work>) {
-    let mut filling: VecDeque<Arc<Inbox>> = VecDeque::new();
+    let mut worker = Worker::default();
     loop {
         // While inboxes are behind, new work is taken in between their turns.
-        let next = if filling.is_empty() { work.recv().ok() } else { work.try_recv().ok() };
+        let next = if worker.is_idle() { work.recv().ok() } else { work.try_recv().ok() };
+        if next.is_none() && worker.is_idle() || !worker.step(hub, next) {
+            return;
+        }
+    }
+}
+
+/// The connections that are behind, in the order of their turns.
+#[derive(Debug, Default)]
+pub(crate) struct Worker {
+    filling: VecDeque<Arc<Inbox>>,
+}
+
+impl Worker {
+    /// True when no connection is behind.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.filling.is_empty()
+    }
+
+    /// Does what is asked, then gives the connection whose turn it is one chunk of the log. False once told to stop.
+    pub(crate) fn step(&mut self, hub: &Hub, next: Option<Work>) -> bool {
         match next {
-            Some(Work::Stop) => return,
-            Some(Work::Fill(inbox)) => filling.push_back(inbox),
+            Some(Work::Stop) => return false,
+            Some(Work::Fill(inbox)) => self.filling.push_back(inbox),
             Some(Work::Topic(topic)) => hand_out(hub, &topic),
             Some(Work::Room(inbox)) => hand_out_to(hub, &inbox),
-            None if filling.is_empty() => return,
             None => {}
         }
-        if let Some(inbox) = filling.pop_front() {
+        if let Some(inbox) = self.filling.pop_front() {
             if fill(hub, &inbox) {
-                filling.push_back(Arc::clone(&inbox));
+                self.filling.push_back(Arc::clone(&inbox));
             }
             inbox.wake();
         }
+        true
     }
 }
 

@@ -1,6 +1,7 @@
 //! The seam to the file system.
 //!
-//! The log reaches files through two small traits, [`Disk`] and [`DiskFile`], and through nothing else:
+//! The engine reaches files through two small traits, [`Disk`] and [`DiskFile`], and through nothing else (but for state's derived index,
+//! which is a library's own):
 //!
 //! - [`RealDisk`] is the operating system's file system.
 //! - [`CheckedDisk`] wraps another disk and latches its first failed write or sync: nothing is written after it.
@@ -11,6 +12,7 @@
 mod checked;
 mod forgetting;
 mod real;
+mod sequential;
 
 use std::any::Any;
 use std::fmt;
@@ -20,6 +22,7 @@ use std::path::{Path, PathBuf};
 pub use checked::{CheckedDisk, Latch};
 pub use forgetting::{Fault, FaultKind, ForgettingDisk, Operation};
 pub use real::RealDisk;
+pub use sequential::Sequential;
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +35,7 @@ pub enum OpenHow {
     Create,
 }
 
-/// A file system, as much of one as the log needs. Paths are whole paths.
+/// A file system, as much of one as the engine needs. Paths are whole paths.
 pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// Opens or creates a file. A created name is durable only after [`sync_dir`](Disk::sync_dir) of its folder.
     fn open(&self, path: &Path, how: OpenHow) -> io::Result<Box<dyn DiskFile>>;

@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use bytestring::ByteString;
+use metrics::Gauge;
 use parking_lot::RwLock;
 
 use super::keeper::Job;
-use super::open::FolderLock;
+use crate::clock::Clock;
 use crate::delivery::{Hub, Inbox};
+use crate::disk::FolderLock;
 use crate::event::{ClientDisconnected, Event, SessionClosed, SessionOpened};
 use crate::ids::Lsn;
 use crate::log::watermark::Watermark;
-use crate::log::{Log, Record};
+use crate::log::{Log, Reader, Record};
 use crate::state::checkpoint::Snapshot;
 use crate::state::{Change, State, StoredMessage};
 
@@ -27,73 +28,121 @@ const INDEX_ROWS: usize = 16 * 1024;
 /// How long an idle applier sleeps before it looks whether the index is due.
 const IDLE: Duration = Duration::from_millis(250);
 
+/// Gives a job to the keeper; may wait while it is behind.
+pub(super) type Jobs = Box<dyn Fn(Job) + Send>;
+
 pub(super) struct Applier {
     pub(super) log: Log,
     pub(super) hub: Arc<Hub>,
     pub(super) state: Arc<RwLock<State>>,
     pub(super) applied: Arc<Watermark>,
     pub(super) closing: Arc<AtomicBool>,
-    pub(super) keeper: SyncSender<Job>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) jobs: Jobs,
     pub(super) checkpoint_bytes: u64,
+    pub(super) place: Place,
     /// Other processes are kept out until state is written.
     pub(super) _lock: Arc<FolderLock>,
 }
 
+/// Where the applier stands.
+pub(super) struct Place {
+    reader: Reader,
+    records: Vec<Record>,
+    /// When changed rows were handed to the index last.
+    indexed_us: u64,
+    /// Bytes of the log applied since the last checkpoint, and how many make the next one due.
+    bytes: u64,
+    threshold: u64,
+    lag: Gauge,
+}
+
+impl Place {
+    /// At the reader's position; the next checkpoint is due after `threshold` bytes of the log.
+    pub(super) fn new(reader: Reader, now_us: u64, threshold: u64) -> Place {
+        let lag = metrics::gauge!(crate::metrics::STATE_LAG);
+        Place { reader, records: Vec::new(), indexed_us: now_us, bytes: 0, threshold, lag }
+    }
+}
+
+/// What a step of the applier came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Records were applied.
+    Applied,
+    /// Everything durable is applied.
+    Idle,
+    /// The engine is closed and everything durable is applied.
+    Ended,
+}
+
 impl Applier {
-    pub(super) fn run(self) {
-        let why = match self.apply_all() {
-            Ok(()) => "the engine was closed".to_owned(),
-            Err(error) => {
-                tracing::error!(%error, "state can't follow the log; nothing more is delivered until a restart");
-                error
+    pub(super) fn run(mut self) {
+        self.begin();
+        let why = loop {
+            match self.step(BATCH_RECORDS) {
+                Ok(Step::Applied) => {}
+                Ok(Step::Idle) => drop(self.place.reader.wait(IDLE)), // Both answers lead to another look.
+                Ok(Step::Ended) => break "the engine was closed".to_owned(),
+                Err(error) => {
+                    tracing::error!(%error, "state can't follow the log; nothing more is delivered until a restart");
+                    break error;
+                }
             }
         };
+        self.end(&why);
+    }
+
+    /// What opening replayed is not replayed again, should this process be killed before it has done anything else.
+    pub(super) fn begin(&self) {
         self.write_index();
-        let _ = self.keeper.send(Job::Stop);
+    }
+
+    /// Nothing is applied after this.
+    pub(super) fn end(&self, why: &str) {
+        self.write_index();
+        (self.jobs)(Job::Stop);
         self.applied.stop(why.into());
     }
 
-    fn apply_all(&self) -> Result<(), String> {
-        let mut reader = self.log.reader(self.applied.end()).map_err(|e| e.to_string())?;
-        let mut records = Vec::new();
-        // What opening replayed is not replayed again, should this process be killed before it has done anything else.
-        self.write_index();
-        let lag = metrics::gauge!(crate::metrics::STATE_LAG);
-        let (mut indexed, mut bytes, mut threshold) = (Instant::now(), 0u64, self.checkpoint_bytes);
-        loop {
-            // Asked before reading: what became durable until then is still taken in.
-            let closing = self.closing.load(Ordering::Acquire);
-            let stopped = self.log.stopped_reason();
-            let read = reader.read_batch(BATCH_RECORDS, BATCH_BYTES, &mut records).map_err(|e| e.to_string())?;
-            lag.set(self.log.durable_end().0.saturating_sub(reader.position().0) as f64);
-            if read == 0 {
-                if closing {
-                    return Ok(());
-                }
-                // Closing stops the log too: then the next look is the last one.
-                if let Some(why) = stopped.filter(|_| !self.closing.load(Ordering::Acquire)) {
-                    return Err(why.to_string());
-                }
-                if reader.position() > self.applied.end() {
-                    self.applied.publish(reader.position(), 0); // A gap in the numbers, and nothing in it.
-                }
-            } else {
-                bytes += records.iter().map(|r| r.body.len() as u64 + 48).sum::<u64>();
-                self.apply_batch(&mut records)?;
-                self.applied.publish(reader.position(), 0);
+    /// Applies at most `max_records` durable records, and hands state to the keeper where the index or a checkpoint is due.
+    pub(super) fn step(&mut self, max_records: usize) -> Result<Step, String> {
+        // Asked before reading: what became durable until then is still taken in.
+        let closing = self.closing.load(Ordering::Acquire);
+        let stopped = self.log.stopped_reason();
+        let mut records = std::mem::take(&mut self.place.records);
+        let read = self.place.reader.read_batch(max_records, BATCH_BYTES, &mut records).map_err(|e| e.to_string())?;
+        let position = self.place.reader.position();
+        self.place.lag.set(self.log.durable_end().0.saturating_sub(position.0) as f64);
+        if read == 0 {
+            if closing {
+                return Ok(Step::Ended);
             }
-            if indexed.elapsed() >= INDEX_AFTER || self.state.read().dirty.len() >= INDEX_ROWS {
-                self.write_index();
-                indexed = Instant::now();
+            // Closing stops the log too: then the next look is the last one.
+            if let Some(why) = stopped.filter(|_| !self.closing.load(Ordering::Acquire)) {
+                return Err(why.to_string());
             }
-            if bytes >= threshold {
-                threshold = self.checkpoint_bytes.max(4 * self.checkpoint());
-                bytes = 0;
+            if position > self.applied.end() {
+                self.applied.publish(position, 0); // A gap in the numbers, and nothing in it.
             }
-            if read == 0 {
-                let _ = reader.wait(IDLE); // Both answers lead to another look.
-            }
+        } else {
+            self.place.bytes += records.iter().map(|r| r.body.len() as u64 + 48).sum::<u64>();
+            self.apply_batch(&mut records)?;
+            self.applied.publish(position, 0);
         }
+        self.place.records = records;
+        let now_us = self.clock.now_us();
+        // The wall clock may be set back: then the index is due as well.
+        let waited = Duration::from_micros(now_us.abs_diff(self.place.indexed_us));
+        if waited >= INDEX_AFTER || self.state.read().dirty.len() >= INDEX_ROWS {
+            self.write_index();
+            self.place.indexed_us = now_us;
+        }
+        if self.place.bytes >= self.place.threshold {
+            self.place.threshold = self.checkpoint_bytes.max(4 * self.checkpoint());
+            self.place.bytes = 0;
+        }
+        Ok(if read == 0 { Step::Idle } else { Step::Applied })
     }
 
     fn apply_batch(&self, records: &mut Vec<Record>) -> Result<(), String> {
@@ -151,7 +200,7 @@ impl Applier {
         let batch = self.state.write().take_batch();
         if let Some(batch) = batch {
             // A keeper that is behind holds up the applier, so that the index never lags further than it can catch up.
-            let _ = self.keeper.send(Job::Index(batch));
+            (self.jobs)(Job::Index(batch));
         }
     }
 
@@ -161,7 +210,7 @@ impl Applier {
         let snapshot = Snapshot::of(&self.state.read());
         metrics::histogram!(crate::metrics::CHECKPOINT_PAUSE).record(begun.elapsed().as_secs_f64());
         let len = snapshot.len();
-        let _ = self.keeper.send(Job::Checkpoint(snapshot));
+        (self.jobs)(Job::Checkpoint(snapshot));
         len
     }
 }

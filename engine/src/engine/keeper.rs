@@ -4,12 +4,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
-use super::open::FolderLock;
 use crate::clock::Clock;
+use crate::disk::{Disk, FolderLock};
 use crate::ids::Lsn;
 use crate::log::Log;
 use crate::rules::RuleIndex;
@@ -70,45 +70,68 @@ pub(super) struct Keeper {
     pub(super) log: Log,
     pub(super) state: Arc<RwLock<State>>,
     pub(super) store: Box<dyn StateStore>,
+    pub(super) disk: Arc<dyn Disk>,
     pub(super) dir: PathBuf,
     pub(super) retention: Retention,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) shared: Arc<Shared>,
-    pub(super) jobs: Receiver<Job>,
     pub(super) rules: Arc<RuleIndex>,
+    pub(super) index: IndexHealth,
     /// Other processes are kept out until the index is closed.
     pub(super) _lock: Arc<FolderLock>,
 }
 
+/// How the index is written.
+#[derive(Debug, Default)]
+pub(super) struct IndexHealth {
+    /// After one failed batch the index must not go on: it would miss rows and not know it.
+    failed: bool,
+    /// When it was made durable last. The first rows of a run are flushed at once: a process that is killed soon after each start would
+    /// else replay ever more.
+    flushed_us: Option<u64>,
+}
+
 impl Keeper {
-    pub(super) fn run(mut self) {
-        let mut index_ok = true;
-        // The first rows of a run are flushed at once: a process that is killed soon after each start would else replay ever more.
-        let mut flushed: Option<Instant> = None;
+    pub(super) fn run(mut self, jobs: &Receiver<Job>) {
         loop {
-            match self.jobs.recv_timeout(RETENTION_EVERY) {
-                Ok(Job::Index(batch)) if index_ok => {
-                    // After one failed batch the index must not go on: it would miss rows and not know it.
-                    if let Err(error) = self.store.write(&batch) {
-                        tracing::error!(%error, "the state index can't be written; the next start replays more of the log");
-                        index_ok = false;
-                    }
-                    if index_ok && flushed.is_none_or(|at| at.elapsed() >= FLUSH_EVERY) {
-                        index_ok = self.flush();
-                        flushed = Some(Instant::now());
-                    }
-                }
-                Ok(Job::Index(_)) => {}
-                Ok(Job::Checkpoint(snapshot)) => {
-                    self.checkpoint(&snapshot);
-                    self.trim();
-                }
-                Err(RecvTimeoutError::Timeout) => self.trim(),
+            match jobs.recv_timeout(RETENTION_EVERY) {
                 Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(job) => self.work(job),
+                Err(RecvTimeoutError::Timeout) => self.trim(),
             }
         }
-        if index_ok {
+        self.end();
+    }
+
+    /// Makes the index durable, unless it has missed something.
+    pub(super) fn end(&mut self) {
+        if !self.index.failed {
             self.flush();
+        }
+    }
+
+    /// Does one job.
+    pub(super) fn work(&mut self, job: Job) {
+        match job {
+            Job::Index(batch) if !self.index.failed => {
+                if let Err(error) = self.store.write(&batch) {
+                    tracing::error!(%error, "the state index can't be written; the next start replays more of the log");
+                    self.index.failed = true;
+                    return;
+                }
+                let now_us = self.clock.now_us();
+                // The wall clock may be set back: then a flush is due as well.
+                let waited = |at_us: u64| Duration::from_micros(now_us.abs_diff(at_us));
+                if self.index.flushed_us.is_none_or(|at_us| waited(at_us) >= FLUSH_EVERY) {
+                    self.index.failed = !self.flush();
+                    self.index.flushed_us = Some(now_us);
+                }
+            }
+            Job::Index(_) | Job::Stop => {}
+            Job::Checkpoint(snapshot) => {
+                self.checkpoint(&snapshot);
+                self.trim();
+            }
         }
     }
 
@@ -121,7 +144,7 @@ impl Keeper {
     }
 
     fn checkpoint(&self, snapshot: &Snapshot) {
-        match snapshot.write(&self.dir, self.log.id()) {
+        match snapshot.write(&*self.disk, &self.dir, self.log.id()) {
             Ok(file) => {
                 metrics::counter!(crate::metrics::CHECKPOINTS).increment(1);
                 tracing::debug!(file = %file.display(), bytes = snapshot.len(), "checkpoint written");
@@ -134,7 +157,7 @@ impl Keeper {
     }
 
     /// Removes segments that retention gives up and nobody needs.
-    fn trim(&self) {
+    pub(super) fn trim(&self) {
         let floor = self.floor().min(self.expired_to());
         if floor <= self.log.first() {
             return;

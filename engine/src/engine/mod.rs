@@ -2,6 +2,7 @@
 
 mod applier;
 mod keeper;
+mod manual;
 mod open;
 mod options;
 
@@ -17,14 +18,18 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::clock::Clock;
 use crate::delivery::{self, AttachOptions, Hub, Mailbox, Work};
+use crate::disk::{Disk, FolderLock};
 use crate::event::codec::{CodecError, KIND_PUBLISHED};
 use crate::event::{Epoch, Event, Message, QoS};
 use crate::ids::{Lsn, MsgId};
 use crate::log::watermark::Watermark;
 use crate::log::{AppendError, Appended, Log, NewRecord, NotDurable, ReadError, Record, WaitDurable};
 use crate::rules::Kind;
+use crate::state::store::StateStore;
 use crate::state::{Cursor, SessionView, State, StoredMessage};
 pub use keeper::Retention;
+#[doc(hidden)]
+pub use manual::Manual;
 pub use open::{OpenError, OpenReport, StateSource};
 pub use options::EngineOptions;
 
@@ -49,7 +54,7 @@ struct Inner {
     work: Sender<Work>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// One process per folder; held until the engine is closed, however long clones of it live on.
-    lock: Mutex<Option<Arc<open::FolderLock>>>,
+    lock: Mutex<Option<Arc<FolderLock>>>,
 }
 
 /// Encodes and enqueues events.
@@ -79,6 +84,20 @@ impl Engine {
     /// See [`OpenError`]; nothing was changed then but what the error names.
     pub fn open(options: EngineOptions) -> Result<(Engine, OpenReport), OpenError> {
         open::open(options)
+    }
+
+    /// As [`Engine::open`], on a disk and with an index of the caller's, and without threads: nothing happens but by the steps of the
+    /// answered [`Manual`]. For simulations that have to repeat exactly. Not part of the API.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    #[doc(hidden)]
+    pub fn open_manual(
+        options: EngineOptions,
+        disk: Arc<dyn Disk>,
+        store: Box<dyn StateStore>,
+    ) -> Result<(Engine, Manual, OpenReport), OpenError> {
+        open::open_manual(options, disk, store)
     }
 
     /// The log under it.

@@ -1,6 +1,7 @@
 //! Opening: lock, recover the log, bring state up to it, start the threads.
 
-use std::fs::{self, File, TryLockError};
+use std::collections::VecDeque;
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,15 +12,16 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 
-use super::applier::Applier;
-use super::keeper::{self, Keeper};
+use super::applier::{Applier, Jobs, Place};
+use super::keeper::{self, IndexHealth, Job, Keeper};
+use super::manual::Manual;
 use super::{Engine, EngineOptions, Inner};
-use crate::delivery::{self, Hub};
-use crate::disk::RealDisk;
+use crate::delivery::{self, Hub, Work};
+use crate::disk::{Disk, FolderLock, RealDisk};
 use crate::event::codec::CodecError;
 use crate::ids::Lsn;
 use crate::log::watermark::Watermark;
-use crate::log::{self, Log, ReadError, RecoveryReport};
+use crate::log::{self, Log, LogOptions, ReadError, RecoveryReport};
 use crate::rules::RuleIndex;
 use crate::state::State;
 use crate::state::checkpoint::{self, CheckpointError};
@@ -98,54 +100,105 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 const LOCK_STEP: Duration = Duration::from_millis(10);
 
 /// One process per data folder. The lock goes with the process, also when it is killed.
-#[derive(Debug)]
-pub(super) struct FolderLock {
-    _file: File,
-}
-
-impl FolderLock {
-    fn take(dir: &Path) -> Result<FolderLock, OpenError> {
-        let io = |what| move |source| OpenError::Io { what, path: dir.to_owned(), source };
-        fs::create_dir_all(dir).map_err(io("making the folder"))?;
-        let file = File::options().create(true).truncate(false).write(true).open(dir.join("LOCK"));
-        let file = file.map_err(io("opening LOCK in"))?;
-        // A child process that is being started somewhere in this program (sled starts one when it opens) has a copy of every
-        // descriptor until it runs its own program: a lock just given back may look held for a moment.
-        let end = Instant::now() + LOCK_PATIENCE;
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(FolderLock { _file: file }),
-                Err(TryLockError::WouldBlock) if Instant::now() < end => thread::sleep(LOCK_STEP),
-                Err(TryLockError::WouldBlock) => return Err(OpenError::Locked(dir.to_owned())),
-                Err(TryLockError::Error(source)) => return Err(io("locking")(source)),
+fn lock(disk: &dyn Disk, dir: &Path, patience: Duration) -> Result<FolderLock, OpenError> {
+    // A child process that is being started somewhere in this program has a copy of every
+    // descriptor until it runs its own program: a lock just given back may look held for a moment.
+    let end = Instant::now() + patience;
+    loop {
+        match disk.lock(&dir.join("LOCK")) {
+            Ok(lock) => return Ok(lock),
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                return Err(OpenError::Io { what: "locking", path: dir.to_owned(), source: error });
             }
+            Err(_) if Instant::now() < end => thread::sleep(LOCK_STEP),
+            Err(_) => return Err(OpenError::Locked(dir.to_owned())),
         }
     }
 }
 
-pub(super) fn open(mut options: EngineOptions) -> Result<(Engine, OpenReport), OpenError> {
-    let lock = FolderLock::take(&options.dir)?;
-    options.log.dir = options.dir.join("log");
-    let (log, recovery) = Log::open_on(Arc::new(RealDisk), Arc::clone(&options.clock), options.log.clone())?;
-    let rules = Arc::new(RuleIndex::new(&options.rules));
-    let state_dir = options.dir.join("state");
-    fs::create_dir_all(&state_dir).map_err(|source| OpenError::Io {
-        what: "making the folder",
-        path: state_dir.clone(),
-        source,
-    })?;
+/// Opens the folder and starts the threads.
+pub(super) fn open(options: EngineOptions) -> Result<(Engine, OpenReport), OpenError> {
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let (keep, jobs) = mpsc::sync_channel(2);
+    let keep: Jobs = Box::new(move |job| drop(keep.send(job)));
+    let store = Box::new(RedbStore::new(Arc::clone(&disk), &state_dir(&options.dir).join("index.redb")));
+    let lock = make_folders(&*disk, &options.dir, LOCK_PATIENCE)?;
+    remove_old_index(&state_dir(&options.dir).join("index"));
+    let log_options = LogOptions { dir: options.dir.join("log"), ..options.log.clone() };
+    let (log, recovery) = Log::open_on(Arc::clone(&disk), Arc::clone(&options.clock), log_options)?;
+    let (engine, Parts { applier, keeper, todo }, report) =
+        put_together(options, disk, store, lock, (log, recovery), keep)?;
+    let hub = Arc::clone(&engine.inner.hub);
+    let threads = [
+        spawn("forebay-apply", move || applier.run())?,
+        spawn("forebay-deliver", move || delivery::run(&hub, &todo))?,
+        spawn("forebay-state", move || keeper.run(&jobs))?,
+    ];
+    engine.inner.threads.lock().extend(threads);
+    Ok((engine, report))
+}
 
-    let mut store = RedbStore::new(Arc::new(RealDisk), &state_dir.join("index.redb"));
-    remove_old_index(&state_dir.join("index"));
-    let (mut state, source) = base_state(&options.dir, &state_dir, &log, &mut store)?;
+/// Opens the folder on a disk of the caller's, without threads.
+pub(super) fn open_manual(
+    options: EngineOptions,
+    disk: Arc<dyn Disk>,
+    store: Box<dyn StateStore>,
+) -> Result<(Engine, Manual, OpenReport), OpenError> {
+    let jobs: Arc<Mutex<VecDeque<Job>>> = Arc::default();
+    let queue = Arc::clone(&jobs);
+    let keep: Jobs = Box::new(move |job| queue.lock().push_back(job));
+    let lock = make_folders(&*disk, &options.dir, Duration::ZERO)?;
+    let log_options = LogOptions { dir: options.dir.join("log"), ..options.log.clone() };
+    let opened = Log::open_manual(Arc::clone(&disk), Arc::clone(&options.clock), log_options)?;
+    let (engine, parts, report) = put_together(options, Arc::clone(&disk), store, lock, opened, keep)?;
+    parts.applier.begin();
+    let manual = Manual::new(disk, engine.inner.log.clone(), Arc::clone(&engine.inner.hub), parts, jobs);
+    Ok((engine, manual, report))
+}
+
+fn state_dir(dir: &Path) -> PathBuf {
+    dir.join("state")
+}
+
+/// Makes the folders, durably, and takes the lock.
+fn make_folders(disk: &dyn Disk, dir: &Path, patience: Duration) -> Result<FolderLock, OpenError> {
+    let io = |what, path: &Path| {
+        let path = path.to_owned();
+        move |source| OpenError::Io { what, path, source }
+    };
+    disk.create_dir(dir).map_err(io("making the folder", dir))?;
+    let lock = lock(disk, dir, patience)?;
+    let state = state_dir(dir);
+    disk.create_dir(&state).map_err(io("making the folder", &state))?;
+    // A checkpoint in a folder whose name is lost is lost with it, and the log may have been trimmed for it.
+    disk.sync_dir(dir).map_err(io("syncing the folder", dir))?;
+    Ok(lock)
+}
+
+/// What works behind the engine's handle, each part by a thread or by the steps of [`Manual`].
+pub(super) struct Parts {
+    pub(super) applier: Applier,
+    pub(super) keeper: Keeper,
+    pub(super) todo: mpsc::Receiver<Work>,
+}
+
+/// Brings state up to the opened log and puts the engine together; nothing runs yet.
+fn put_together(
+    options: EngineOptions,
+    disk: Arc<dyn Disk>,
+    mut store: Box<dyn StateStore>,
+    lock: FolderLock,
+    (log, recovery): (Log, RecoveryReport),
+    jobs: Jobs,
+) -> Result<(Engine, Parts, OpenReport), OpenError> {
+    let rules = Arc::new(RuleIndex::new(&options.rules));
+    let state_dir = state_dir(&options.dir);
+    let (mut state, source) = base_state(&*disk, &options.dir, &state_dir, &log, &mut *store)?;
     let replayed = replay(&log, &rules, &mut state)?;
-    let checkpoints = checkpoint::list(&state_dir).map_err(|source| OpenError::Io {
-        what: "listing",
-        path: state_dir.clone(),
-        source,
-    })?;
+    let checkpoints = list_checkpoints(&*disk, &state_dir)?;
 
     let end = state.applied;
+    let last_epoch = AtomicU64::new(state.epoch);
     let state = Arc::new(RwLock::new(state));
     let applied = Arc::new(Watermark::new(end));
     let (work, todo) = mpsc::channel();
@@ -161,20 +214,19 @@ pub(super) fn open(mut options: EngineOptions) -> Result<(Engine, OpenReport), O
     let closing = Arc::new(AtomicBool::new(false));
     // One beyond the log's end is not of this history.
     let checkpointed = checkpoints.iter().map(|(applied, _)| *applied).find(|applied| *applied <= end);
-    let checkpointed = checkpointed.unwrap_or(Lsn::NONE);
+    let shared = Arc::new(keeper::Shared::new(checkpointed.unwrap_or(Lsn::NONE)));
     let lock = Arc::new(lock);
-    let shared = Arc::new(keeper::Shared::new(checkpointed));
-    let (keep, jobs) = mpsc::sync_channel(2);
     let keeper = Keeper {
         log: log.clone(),
         state: Arc::clone(&state),
-        store: Box::new(store),
+        store,
+        disk,
         dir: state_dir,
         retention: options.retention,
         clock: Arc::clone(&options.clock),
         shared: Arc::clone(&shared),
-        jobs,
         rules: Arc::clone(&rules),
+        index: IndexHealth::default(),
         _lock: Arc::clone(&lock),
     };
     let applier = Applier {
@@ -183,17 +235,12 @@ pub(super) fn open(mut options: EngineOptions) -> Result<(Engine, OpenReport), O
         state: Arc::clone(&state),
         applied: Arc::clone(&applied),
         closing: Arc::clone(&closing),
-        keeper: keep,
+        clock: Arc::clone(&options.clock),
+        jobs,
         checkpoint_bytes: options.checkpoint_bytes,
+        place: Place::new(log.reader(end)?, options.clock.now_us(), options.checkpoint_bytes),
         _lock: Arc::clone(&lock),
     };
-    let worker_hub = Arc::clone(&hub);
-    let threads = vec![
-        spawn("forebay-apply", move || applier.run())?,
-        spawn("forebay-deliver", move || delivery::run(&worker_hub, &todo))?,
-        spawn("forebay-state", move || keeper.run())?,
-    ];
-    let last_epoch = AtomicU64::new(state.read().epoch);
     let inner = Inner {
         log,
         hub,
@@ -206,10 +253,16 @@ pub(super) fn open(mut options: EngineOptions) -> Result<(Engine, OpenReport), O
         closing,
         keeper: shared,
         work,
-        threads: Mutex::new(threads),
+        threads: Mutex::default(),
         lock: Mutex::new(Some(lock)),
     };
-    Ok((Engine { inner: Arc::new(inner) }, OpenReport { log: recovery, state: source, replayed }))
+    let report = OpenReport { log: recovery, state: source, replayed };
+    Ok((Engine { inner: Arc::new(inner) }, Parts { applier, keeper, todo }, report))
+}
+
+fn list_checkpoints(disk: &dyn Disk, state_dir: &Path) -> Result<Vec<(Lsn, PathBuf)>, OpenError> {
+    let listed = checkpoint::list(disk, state_dir);
+    listed.map_err(|source| OpenError::Io { what: "listing", path: state_dir.to_owned(), source })
 }
 
 fn spawn(name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>, OpenError> {
@@ -234,6 +287,7 @@ fn remove_old_index(folder: &Path) {
 
 /// The newest state there is at or below the log's end, to be brought up by replay: the index, a checkpoint, or nothing at all.
 fn base_state(
+    disk: &dyn Disk,
     dir: &Path,
     state_dir: &Path,
     log: &Log,
@@ -246,17 +300,12 @@ fn base_state(
         }
         store.clear(&format!("it reflects the log up to record {}, and the log holds {first} to {end}", state.applied));
     }
-    let checkpoints = checkpoint::list(state_dir).map_err(|source| OpenError::Io {
-        what: "listing",
-        path: state_dir.to_owned(),
-        source,
-    })?;
     let mut base = None;
-    for (applied, file) in checkpoints {
+    for (applied, file) in list_checkpoints(disk, state_dir)? {
         if applied < first || applied > end {
             continue;
         }
-        match checkpoint::read(&file, log.id()) {
+        match checkpoint::read(disk, &file, log.id()) {
             Ok(state) => {
                 base = Some((state, StateSource::Checkpoint));
                 break;

@@ -278,6 +278,19 @@ impl Core {
         }
     }
 
+    /// Writes what has gathered as one group. False where there is nothing to write, or another thread leads.
+    pub fn write_queued(&self) -> bool {
+        let mut queue = self.queue.lock();
+        if queue.leading || queue.batches.is_empty() {
+            return false;
+        }
+        let mut batches = Vec::new();
+        let taken = self.take(&mut queue, &mut batches);
+        drop(queue);
+        self.lead(&mut batches, taken, false);
+        true
+    }
+
     fn sync_weak(&self) {
         if let Err(e) = self.writer.lock().sync(self) {
             let reason = self.disk.latch().reason().unwrap_or_else(|| e.to_string().into());

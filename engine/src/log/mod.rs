@@ -69,6 +69,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use self::core::Core;
+use crate::disk::Disk;
 use crate::ids::Lsn;
 
 pub(crate) use frame::{u32_at, u64_at};
@@ -337,6 +338,16 @@ impl Log {
             syncs: core.syncs.load(Ordering::Relaxed),
             durability: core.options.durability.name(),
         }
+    }
+
+    /// Writes what has gathered as one group, on the caller's thread. False where there is nothing to write, or another thread writes.
+    pub(crate) fn write_queued(&self) -> bool {
+        self.core().write_queued()
+    }
+
+    /// Prepares a segment ahead of need on the caller's thread, where one is wanted. False where none is.
+    pub(crate) fn prepare_segment(&self, disk: &dyn Disk) -> bool {
+        self.core().spares.prepare(disk)
     }
 
     /// As [`close`](Log::close), without the seal.

@@ -41,16 +41,27 @@ impl Log {
         clock: Arc<dyn Clock>,
         options: LogOptions,
     ) -> Result<(Log, RecoveryReport), OpenError> {
+        let raw = disk.clone();
+        let (log, report) = Log::open_manual(disk, clock, options)?;
+        start_threads(&log, raw)?;
+        Ok((log, report))
+    }
+
+    /// As [`open_on`](Log::open_on), without threads: what is queued is written when somebody calls
+    /// [`write_queued`](Log::write_queued) or appends with [`append_durable`](Log::append_durable).
+    pub(crate) fn open_manual(
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        options: LogOptions,
+    ) -> Result<(Log, RecoveryReport), OpenError> {
         options.validate()?;
         let started = Instant::now();
         let mut report = RecoveryReport::default();
-        let raw = disk.clone();
         let disk = CheckedDisk::new(disk);
         let recovered = recover(&disk, &options, &mut report)?;
         let jump = recovered.jump;
         let core = Arc::new(assemble(disk, clock, options, recovered)?);
         let log = Log { handle: Arc::new(Handle { core: core.clone(), threads: Mutex::default() }) };
-        start_threads(&log, raw)?;
         mark(&log, jump, &mut report)?;
         report.log_id = hex(&core.log_id);
         report.segments = core.segments.read().len();
@@ -152,6 +163,7 @@ fn mark(log: &Log, jump: Option<Lsn>, report: &mut RecoveryReport) -> Result<(),
     };
     let gap = log.advance_to(to).map_err(|e| stopped(e.to_string().into()))?;
     if let Some(gap) = gap {
+        log.write_queued();
         log.wait_durable_blocking(gap.last).map_err(|e| stopped(e.0))?;
     }
     if jump.is_some() {

@@ -86,15 +86,25 @@ impl Spares {
                 if state.stop {
                     return;
                 }
-                state.wanted = false;
             }
-            match self.make(disk) {
-                Ok(path) => self.state.lock().ready.push(path),
-                Err(e) => {
-                    tracing::warn!(dir = %self.dir.display(), error = %e, "could not prepare the next log segment")
-                }
-            }
+            self.prepare(disk);
         }
+    }
+
+    /// Makes a spare where one is wanted and none is ready. False where none is wanted.
+    pub fn prepare(&self, disk: &dyn Disk) -> bool {
+        {
+            let mut state = self.state.lock();
+            if state.stop || !state.wanted || !state.ready.is_empty() {
+                return false;
+            }
+            state.wanted = false;
+        }
+        match self.make(disk) {
+            Ok(path) => self.state.lock().ready.push(path),
+            Err(e) => tracing::warn!(dir = %self.dir.display(), error = %e, "could not prepare the next log segment"),
+        }
+        true
     }
 
     fn name(&self, extension: &str) -> PathBuf {

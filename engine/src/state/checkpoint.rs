@@ -13,23 +13,22 @@
 //!
 //! It is written under a temporary name, synced, renamed and the folder synced; the one before is kept until then. Segments are
 //! trimmed only up to the newest checkpoint that was synced.
-//!
-//! Checkpoints (and the index) are written through `std::fs` and not through [`crate::disk::Disk`], as the log is: a simulated disk
-//! has the log's bytes only, and a simulated crash leaves these files as they are on the real file system.
 
-use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
 use super::State;
+use crate::disk::{Disk, OpenHow, Sequential};
 use crate::ids::Lsn;
 
 const MAGIC: &[u8; 8] = b"FBYCKPT\0";
 const VERSION: u32 = 1;
 /// A row's key or value is never longer: a message is bounded by the log's record size.
 const PART_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes written and read at once.
+const BUFFER_BYTES: usize = 256 * 1024;
 
 /// Why a checkpoint can't be read.
 #[derive(Debug, thiserror::Error)]
@@ -107,10 +106,11 @@ impl Snapshot {
     ///
     /// # Errors
     /// Of the file system; the checkpoint before stays then.
-    pub fn write(&self, dir: &Path, log_id: [u8; 16]) -> io::Result<PathBuf> {
-        fs::create_dir_all(dir)?;
+    pub fn write(&self, disk: &dyn Disk, dir: &Path, log_id: [u8; 16]) -> io::Result<PathBuf> {
         let (target, temporary) = (dir.join(file_name(self.applied)), dir.join("checkpoint.tmp"));
-        let mut out = Hashed { inner: BufWriter::new(File::create(&temporary)?), crc: crc32fast::Hasher::new() };
+        let file = disk.open(&temporary, OpenHow::Create)?;
+        let buffered = BufWriter::with_capacity(BUFFER_BYTES, Sequential::new(&*file));
+        let mut out = Hashed { inner: buffered, crc: crc32fast::Hasher::new() };
         out.write_all(MAGIC)?;
         out.write_all(&VERSION.to_le_bytes())?;
         out.write_all(&log_id)?;
@@ -119,11 +119,12 @@ impl Snapshot {
         out.write_all(&self.body)?;
         let crc = out.crc.clone().finalize();
         out.write_all(&crc.to_le_bytes())?;
-        out.inner.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        fs::rename(&temporary, &target)?;
-        File::open(dir)?.sync_all()?;
-        for (_, older) in list(dir)?.into_iter().filter(|(applied, _)| *applied < self.applied) {
-            fs::remove_file(older)?;
+        out.inner.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.sync_data()?;
+        disk.rename(&temporary, &target)?;
+        disk.sync_dir(dir)?;
+        for (_, older) in list(disk, dir)?.into_iter().filter(|(applied, _)| *applied < self.applied) {
+            disk.remove(&older)?;
         }
         Ok(target)
     }
@@ -154,10 +155,9 @@ fn file_name(applied: Lsn) -> String {
 ///
 /// # Errors
 /// Of the file system.
-pub fn list(dir: &Path) -> io::Result<Vec<(Lsn, PathBuf)>> {
+pub fn list(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<(Lsn, PathBuf)>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
+    for path in disk.list(dir)? {
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
         let number = name.strip_prefix("checkpoint-").and_then(|n| n.strip_suffix(".fbc"));
         if let Some(applied) = number.and_then(|n| n.parse().ok()) {
@@ -172,10 +172,12 @@ pub fn list(dir: &Path) -> io::Result<Vec<(Lsn, PathBuf)>> {
 ///
 /// # Errors
 /// Where it can't be read whole, or belongs to another log.
-pub fn read(file: &Path, log_id: [u8; 16]) -> Result<State, CheckpointError> {
+pub fn read(disk: &dyn Disk, file: &Path, log_id: [u8; 16]) -> Result<State, CheckpointError> {
     let io = |source| CheckpointError::Io { file: file.to_owned(), source };
     let invalid = |what: String| CheckpointError::Invalid { file: file.to_owned(), what };
-    let mut input = Unhashed { inner: BufReader::new(File::open(file).map_err(io)?), crc: crc32fast::Hasher::new() };
+    let opened = disk.open(file, OpenHow::Read).map_err(io)?;
+    let buffered = BufReader::with_capacity(BUFFER_BYTES, Sequential::new(&*opened));
+    let mut input = Unhashed { inner: buffered, crc: crc32fast::Hasher::new() };
     if &input.array::<8>().map_err(io)? != MAGIC {
         return Err(invalid("it does not begin as a checkpoint does".into()));
     }

@@ -7,6 +7,7 @@
 mod apply;
 pub mod checkpoint;
 mod cursor;
+pub(crate) mod forgetting;
 mod rows;
 pub(crate) mod store;
 
