@@ -22,9 +22,11 @@ use crate::state::{Change, State, StoredMessage};
 /// Records taken in under one hold of the state's lock.
 const BATCH_RECORDS: usize = 512;
 const BATCH_BYTES: usize = 1 << 20;
-/// Changed rows are handed to the index at the latest after this long, or when there are this many.
+/// Changed rows are handed to the index at the latest after this long, when there are this many, or when the log grew by its share of
+/// what the index may lag behind.
 const INDEX_AFTER: Duration = Duration::from_secs(1);
 const INDEX_ROWS: usize = 16 * 1024;
+const INDEX_SHARE: u64 = 4;
 /// How long an idle applier sleeps before it looks whether the index is due.
 const IDLE: Duration = Duration::from_millis(250);
 
@@ -40,6 +42,8 @@ pub(super) struct Applier {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) jobs: Jobs,
     pub(super) checkpoint_bytes: u64,
+    /// See [`super::keeper::lag_bytes`].
+    pub(super) lag_bytes: u64,
     pub(super) place: Place,
     /// Other processes are kept out until state is written.
     pub(super) _lock: Arc<FolderLock>,
@@ -49,8 +53,9 @@ pub(super) struct Applier {
 pub(super) struct Place {
     reader: Reader,
     records: Vec<Record>,
-    /// When changed rows were handed to the index last.
+    /// When changed rows were handed to the index last, and bytes of the log applied since.
     indexed_us: u64,
+    unindexed: u64,
     /// Bytes of the log applied since the last checkpoint, and how many make the next one due.
     bytes: u64,
     threshold: u64,
@@ -61,7 +66,7 @@ impl Place {
     /// At the reader's position; the next checkpoint is due after `threshold` bytes of the log.
     pub(super) fn new(reader: Reader, now_us: u64, threshold: u64) -> Place {
         let lag = metrics::gauge!(crate::metrics::STATE_LAG);
-        Place { reader, records: Vec::new(), indexed_us: now_us, bytes: 0, threshold, lag }
+        Place { reader, records: Vec::new(), indexed_us: now_us, unindexed: 0, bytes: 0, threshold, lag }
     }
 }
 
@@ -126,7 +131,9 @@ impl Applier {
                 self.applied.publish(position, 0); // A gap in the numbers, and nothing in it.
             }
         } else {
-            self.place.bytes += records.iter().map(|r| r.body.len() as u64 + 48).sum::<u64>();
+            let bytes = records.iter().map(|r| r.body.len() as u64 + 48).sum::<u64>();
+            self.place.bytes += bytes;
+            self.place.unindexed += bytes;
             self.apply_batch(&mut records)?;
             self.applied.publish(position, 0);
         }
@@ -134,9 +141,11 @@ impl Applier {
         let now_us = self.clock.now_us();
         // The wall clock may be set back: then the index is due as well.
         let waited = Duration::from_micros(now_us.abs_diff(self.place.indexed_us));
-        if waited >= INDEX_AFTER || self.state.read().dirty.len() >= INDEX_ROWS {
+        let due = waited >= INDEX_AFTER || self.place.unindexed >= self.lag_bytes / INDEX_SHARE;
+        if due || self.state.read().dirty.len() >= INDEX_ROWS {
             self.write_index();
             self.place.indexed_us = now_us;
+            self.place.unindexed = 0;
         }
         if self.place.bytes >= self.place.threshold {
             self.place.threshold = self.checkpoint_bytes.max(4 * self.checkpoint());
@@ -197,7 +206,7 @@ impl Applier {
     }
 
     fn write_index(&self) {
-        let batch = self.state.write().take_batch();
+        let batch = self.state.write().take_batch(self.place.unindexed);
         if let Some(batch) = batch {
             // A keeper that is behind holds up the applier, so that the index never lags further than it can catch up.
             (self.jobs)(Job::Index(batch));

@@ -17,8 +17,17 @@ use crate::state::State;
 use crate::state::checkpoint::Snapshot;
 use crate::state::store::{Batch, StateStore};
 
-/// How often the index is made durable while it is written: what a start after a crash has to replay of the log.
+/// The index is made durable at the latest after this long while it is written.
 const FLUSH_EVERY: Duration = Duration::from_secs(5);
+/// And at the latest when the log grew by so many bytes, or by half a segment where that is less.
+const LAG_BYTES: u64 = 32 << 20;
+
+/// How far the durable index may lag behind the applied log, bytes. It bounds what a start after a crash has to replay: this, a quarter
+/// of it for the batch under way, and what the applier had not come to.
+pub(super) fn lag_bytes(segment_bytes: u64) -> u64 {
+    LAG_BYTES.min(segment_bytes / 2)
+}
+
 /// How often retention is looked at when nothing else happens.
 const RETENTION_EVERY: Duration = Duration::from_secs(30);
 
@@ -77,6 +86,8 @@ pub(super) struct Keeper {
     pub(super) shared: Arc<Shared>,
     pub(super) rules: Arc<RuleIndex>,
     pub(super) index: IndexHealth,
+    /// See [`lag_bytes`].
+    pub(super) lag_bytes: u64,
     /// Other processes are kept out until the index is closed.
     pub(super) _lock: Arc<FolderLock>,
 }
@@ -89,6 +100,8 @@ pub(super) struct IndexHealth {
     /// When it was made durable last. The first rows of a run are flushed at once: a process that is killed soon after each start would
     /// else replay ever more.
     flushed_us: Option<u64>,
+    /// Bytes of the log by which it moved on since.
+    unflushed: u64,
 }
 
 impl Keeper {
@@ -122,9 +135,12 @@ impl Keeper {
                 let now_us = self.clock.now_us();
                 // The wall clock may be set back: then a flush is due as well.
                 let waited = |at_us: u64| Duration::from_micros(now_us.abs_diff(at_us));
-                if self.index.flushed_us.is_none_or(|at_us| waited(at_us) >= FLUSH_EVERY) {
+                self.index.unflushed = self.index.unflushed.saturating_add(batch.log_bytes);
+                let due = self.index.flushed_us.is_none_or(|at_us| waited(at_us) >= FLUSH_EVERY);
+                if due || self.index.unflushed >= self.lag_bytes {
                     self.index.failed = !self.flush();
                     self.index.flushed_us = Some(now_us);
+                    self.index.unflushed = 0;
                 }
             }
             Job::Index(_) | Job::Stop => {}

@@ -227,6 +227,7 @@ fn put_together(
         shared: Arc::clone(&shared),
         rules: Arc::clone(&rules),
         index: IndexHealth::default(),
+        lag_bytes: keeper::lag_bytes(options.log.segment_bytes),
         _lock: Arc::clone(&lock),
     };
     let applier = Applier {
@@ -238,6 +239,7 @@ fn put_together(
         clock: Arc::clone(&options.clock),
         jobs,
         checkpoint_bytes: options.checkpoint_bytes,
+        lag_bytes: keeper::lag_bytes(options.log.segment_bytes),
         place: Place::new(log.reader(end)?, options.clock.now_us(), options.checkpoint_bytes),
         _lock: Arc::clone(&lock),
     };

@@ -52,21 +52,29 @@ pub struct Batch {
     pub rows: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     /// Every record below is reflected.
     pub applied: Lsn,
-    /// Rows there are after this batch.
-    pub total: u64,
+    /// Bytes of the log that this batch moves the index on by, about: what a start would have to replay without it.
+    pub log_bytes: u64,
+    /// Rows there are after this batch; `None` where state is too large to count them each time. A store that comes to another number
+    /// has missed a row and must answer with an error.
+    pub total: Option<u64>,
 }
+
+/// Sessions and clients with cursors up to which rows are counted for each batch.
+const COUNTED_MAX: usize = 1000;
 
 impl State {
     /// Collects the rows that changed since the last call. `None` when nothing was applied since; records that change no row move
     /// the index on too, or they would be replayed at each opening.
-    pub(crate) fn take_batch(&mut self) -> Option<Batch> {
+    pub(crate) fn take_batch(&mut self, log_bytes: u64) -> Option<Batch> {
         if self.dirty.is_empty() && self.applied <= self.indexed {
             return None;
         }
         self.indexed = self.applied;
         let dirty: Vec<RowKey> = self.dirty.drain().collect();
         let rows = dirty.iter().map(|key| (key.encode(), self.row(key))).collect();
-        Some(Batch { rows, applied: self.applied, total: self.count() })
+        let countable = self.sessions.len() + self.cursors.len() <= COUNTED_MAX;
+        let total = countable.then(|| self.count());
+        Some(Batch { rows, applied: self.applied, log_bytes, total })
     }
 
     fn count(&self) -> u64 {

@@ -12,7 +12,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use redb::{Builder, Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
+use redb::{
+    Builder, Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend,
+    TableDefinition,
+};
 
 use super::super::State;
 use super::{Batch, Loading, META, Meta, StateStore, checked};
@@ -88,7 +91,12 @@ impl RedbStore {
                         None => rows.remove(key.as_slice())?,
                     };
                 }
-                let meta = Meta { log_id: self.log_id, applied: batch.applied, rows: batch.total }.encode();
+                rows.remove(META)?;
+                let there = rows.len()?;
+                if let Some(total) = batch.total.filter(|total| *total != there) {
+                    return Err(Unusable::Row(format!("it has {there} rows where there should be {total}")));
+                }
+                let meta = Meta { log_id: self.log_id, applied: batch.applied, rows: there }.encode();
                 rows.insert(META, checked(META, &meta).as_slice())?;
             }
             transaction.commit()?;
@@ -250,7 +258,7 @@ mod tests {
             state.sinks.insert(format!("sink/{sink}").into(), Lsn(at));
         }
         let rows = state.keys().map(|key: RowKey| (key.encode(), state.row(&key))).collect();
-        Batch { rows, applied: Lsn(at), total: sinks }
+        Batch { rows, applied: Lsn(at), log_bytes: 0, total: Some(sinks) }
     }
 
     #[test]
@@ -275,6 +283,18 @@ mod tests {
             assert!(state.applied == Lsn(6) && state.sinks.len() == 400, "seed {seed}: {}", state.applied);
             assert!(state.sinks.values().all(|at| *at == state.applied));
         }
+    }
+
+    #[test]
+    fn a_batch_that_misses_a_row_is_refused() {
+        let disk = disk();
+        let mut store = store(&disk);
+        assert!(store.load(ID).is_none());
+        store.write(&batch(50, 1)).unwrap();
+        store.flush().unwrap();
+        assert!(store.write(&Batch { total: Some(51), ..batch(50, 2) }).is_err());
+        drop(store);
+        assert_eq!(super::tests::store(&disk).load(ID).unwrap().applied, Lsn(1));
     }
 
     #[test]
