@@ -15,7 +15,7 @@ use super::inbox::{Begin, Inbox, LiveSubscription, Offer};
 use super::queue::{Queue, Resumed};
 use super::{AttachOptions, Work};
 use crate::clock::Clock;
-use crate::event::{Message, QoS, SubscriptionOptions};
+use crate::event::{Message, Positions, QoS, SessionPositions, SubscriptionOptions};
 use crate::ids::Lsn;
 use crate::log::Log;
 use crate::rules::{Kind, RuleIndex, StartAt};
@@ -81,8 +81,8 @@ impl Hub {
             pinned.extend(session.outbound.values().map(|out| (out.lsn, client.clone())));
         }
         let mut queue = self.queue.lock();
-        for (lsn, topic) in &state.queue {
-            queue.add(*lsn, topic.clone(), pinned.remove(lsn));
+        for (lsn, queued) in state.queue.iter() {
+            queue.add(lsn, queued.topic.clone(), pinned.remove(&lsn));
         }
     }
 
@@ -177,8 +177,24 @@ impl Hub {
         self.send(Work::Topic(topic.clone()));
     }
 
-    pub(crate) fn unqueued(&self, lsn: Lsn) {
-        self.queue.lock().remove(lsn);
+    pub(crate) fn unqueued(&self, lsns: &[Lsn]) {
+        let mut queue = self.queue.lock();
+        for lsn in lsns {
+            queue.remove(*lsn);
+        }
+    }
+
+    /// Where the durable cursors of connected clients stand, and up to where they have been offered records.
+    pub(crate) fn positions(&self) -> Positions {
+        // Asked before looking into any inbox.
+        let seen = self.offered_end();
+        let inboxes: Vec<Arc<Inbox>> = self.inboxes.lock().values().cloned().collect();
+        let at = |inbox: Arc<Inbox>| SessionPositions {
+            client: inbox.client.clone(),
+            epoch: inbox.epoch,
+            cursors: inbox.state.lock().positions(seen),
+        };
+        Positions { seen, sessions: inboxes.into_iter().map(at).collect() }
     }
 
     /// Connected subscribers of a queue topic.

@@ -194,7 +194,7 @@ impl Applier {
             (Event::Unsubscribed(e), Change::Unsubscribed { previous }) => {
                 self.hub.unsubscribed(&e.client, &e.filter, previous);
             }
-            (Event::Acked(_), Change::Unqueued(lsn)) => self.hub.unqueued(lsn),
+            (_, Change::Unqueued(lsns)) => self.hub.unqueued(&lsns),
             (
                 Event::SessionOpened(SessionOpened { client, .. })
                 | Event::SessionClosed(SessionClosed { client, .. })

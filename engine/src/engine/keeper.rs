@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
+use super::trimmer::{AGAIN_AFTER, Step, Trimmer};
 use crate::clock::Clock;
 use crate::disk::{Disk, FolderLock};
 use crate::ids::Lsn;
 use crate::log::Log;
-use crate::rules::RuleIndex;
 use crate::state::State;
 use crate::state::checkpoint::Snapshot;
 use crate::state::store::{Batch, StateStore};
@@ -81,10 +81,11 @@ pub(super) struct Keeper {
     pub(super) store: Box<dyn StateStore>,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) dir: PathBuf,
-    pub(super) retention: Retention,
-    pub(super) clock: Arc<dyn Clock>,
+    pub(super) trimmer: Trimmer,
+    /// True while the trimmer waits for records to be applied.
+    pub(super) trimming: bool,
     pub(super) shared: Arc<Shared>,
-    pub(super) rules: Arc<RuleIndex>,
+    pub(super) clock: Arc<dyn Clock>,
     pub(super) index: IndexHealth,
     /// See [`lag_bytes`].
     pub(super) lag_bytes: u64,
@@ -107,7 +108,7 @@ pub(super) struct IndexHealth {
 impl Keeper {
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
         loop {
-            match jobs.recv_timeout(RETENTION_EVERY) {
+            match jobs.recv_timeout(if self.trimming { AGAIN_AFTER } else { RETENTION_EVERY }) {
                 Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Ok(job) => self.work(job),
                 Err(RecvTimeoutError::Timeout) => self.trim(),
@@ -172,40 +173,17 @@ impl Keeper {
         }
     }
 
-    /// Removes segments that retention gives up and nobody needs.
-    pub(super) fn trim(&self) {
-        let floor = self.floor().min(self.expired_to());
-        if floor <= self.log.first() {
-            return;
-        }
-        if let Err(error) = self.log.trim_to(floor) {
-            tracing::error!(%error, "the log can't be trimmed");
-        }
+    /// Takes trimming one step on: removes segments that retention gives up and nobody needs.
+    pub(super) fn trim(&mut self) {
+        self.trimming = self.trimmer.step(self.limit()) == Step::Waiting;
     }
 
-    /// The lowest record somebody still needs.
-    fn floor(&self) -> Lsn {
+    /// The log is never trimmed beyond the newest checkpoint, nor beyond what sinks have stored.
+    fn limit(&self) -> Lsn {
         let checkpointed = *self.shared.checkpointed.lock();
         let state = self.state.read();
         let sinks = self.shared.sinks.lock();
         let stored = sinks.iter().map(|name| state.sinks.get(name.as_str()).copied().unwrap_or(Lsn::FIRST)).min();
-        state.needed_from(&self.rules, checkpointed).min(stored.unwrap_or(checkpointed))
-    }
-
-    /// The first record that retention keeps.
-    fn expired_to(&self) -> Lsn {
-        let segments = self.log.segments();
-        let oldest_us =
-            self.clock.now_us().saturating_sub(u64::try_from(self.retention.age.as_micros()).unwrap_or(u64::MAX));
-        let mut bytes: u64 = segments.iter().map(|s| s.bytes).sum();
-        let mut keep_from = self.log.first();
-        for segment in &segments {
-            if segment.newest_us >= oldest_us && bytes <= self.retention.bytes {
-                break;
-            }
-            bytes = bytes.saturating_sub(segment.bytes);
-            keep_from = segment.next;
-        }
-        keep_from
+        checkpointed.min(stored.unwrap_or(checkpointed))
     }
 }

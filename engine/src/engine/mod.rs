@@ -5,6 +5,7 @@ mod keeper;
 mod manual;
 mod open;
 mod options;
+mod trimmer;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,13 +21,13 @@ use crate::clock::Clock;
 use crate::delivery::{self, AttachOptions, Hub, Mailbox, Work};
 use crate::disk::{Disk, FolderLock};
 use crate::event::codec::{CodecError, KIND_PUBLISHED};
-use crate::event::{Epoch, Event, Message, QoS};
+use crate::event::{DropOwner, Epoch, Event, Message, QoS};
 use crate::ids::{Lsn, MsgId};
 use crate::log::watermark::Watermark;
 use crate::log::{AppendError, Appended, Log, NewRecord, NotDurable, ReadError, Record, WaitDurable};
 use crate::rules::Kind;
 use crate::state::store::StateStore;
-use crate::state::{Cursor, SessionView, State, StoredMessage};
+use crate::state::{Cursor, Gap, SessionView, State, StoredMessage};
 pub use keeper::Retention;
 #[doc(hidden)]
 pub use manual::Manual;
@@ -237,6 +238,12 @@ impl Engine {
             cursors.iter().map(|(filter, cursor)| (client.clone(), filter.clone(), cursor.clone()))
         });
         all.collect()
+    }
+
+    /// What owners lost by a named policy: queues, cursors, sinks. One entry for each that lost something.
+    #[must_use]
+    pub fn gaps(&self) -> Vec<(DropOwner, Gap)> {
+        self.inner.state.read().gaps.iter().map(|(owner, gap)| (owner.clone(), *gap)).collect()
     }
 
     /// How many messages one-to-one queues owe.

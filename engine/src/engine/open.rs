@@ -15,6 +15,7 @@ use parking_lot::{Mutex, RwLock};
 use super::applier::{Applier, Jobs, Place};
 use super::keeper::{self, IndexHealth, Job, Keeper};
 use super::manual::Manual;
+use super::trimmer::Trimmer;
 use super::{Engine, EngineOptions, Inner};
 use crate::delivery::{self, Hub, Work};
 use crate::disk::{Disk, FolderLock, RealDisk};
@@ -222,10 +223,16 @@ fn put_together(
         store,
         disk,
         dir: state_dir,
-        retention: options.retention,
-        clock: Arc::clone(&options.clock),
+        trimmer: Trimmer::new(
+            log.clone(),
+            Arc::clone(&state),
+            Arc::clone(&hub),
+            Arc::clone(&options.clock),
+            options.retention,
+        ),
+        trimming: false,
         shared: Arc::clone(&shared),
-        rules: Arc::clone(&rules),
+        clock: Arc::clone(&options.clock),
         index: IndexHealth::default(),
         lag_bytes: keeper::lag_bytes(options.log.segment_bytes),
         _lock: Arc::clone(&lock),

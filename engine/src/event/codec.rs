@@ -20,8 +20,11 @@
 //! kind 12 Acked               client lsn time_us topic opt(packet_id) outcome(u8) queue list(cursor)
 //! kind 13 SinkPosition        sink next
 //! kind 14 CursorMoved         client filter next
+//! kind 15 Positions           seen list(client epoch list(cursor))
+//! kind 16 Dropped             reason(u8) list(owner from to count)
 //!
 //! cursor  = filter low
+//! owner   = u8 0 and a queue's topic, 1 and a cursor's client and filter, or 2 and a sink's name
 //! options = u8: bits 0-1 qos, 2 no local, 3 retain as published, 4-5 retain handling
 //! message = u8 flags (bits 0-1 qos, 2 retain, 3 properties follow, 4 username follows, 5 peer follows,
 //!           6-7 origin: 0 client, 1 will, 2 operator, 3 import), topic, publisher, username, peer,
@@ -32,10 +35,13 @@
 //!
 //! Decoding shares the record's bytes (nothing is copied) and never trusts a length.
 
+mod bounds;
+
 use bytes::{Buf, BufMut, Bytes};
 use bytestring::ByteString;
 
 use super::*;
+pub use bounds::{put_owner, take_owner};
 
 /// Version of the layout above; other versions are refused, never guessed at.
 pub const BODY_VERSION: u8 = 1;
@@ -79,6 +85,8 @@ impl Event {
             Event::Acked(_) => 12,
             Event::SinkPosition(_) => 13,
             Event::CursorMoved(_) => 14,
+            Event::Positions(_) => 15,
+            Event::Dropped(_) => 16,
         }
     }
 
@@ -100,6 +108,8 @@ impl Event {
             Event::Acked(_) => "acked",
             Event::SinkPosition(_) => "sink_position",
             Event::CursorMoved(_) => "cursor_moved",
+            Event::Positions(_) => "positions",
+            Event::Dropped(_) => "dropped",
         }
     }
 
@@ -213,6 +223,8 @@ impl Event {
                 put_text(out, &e.filter);
                 put_int(out, e.next.0);
             }
+            Event::Positions(e) => bounds::put_positions(out, e),
+            Event::Dropped(e) => bounds::put_dropped(out, e),
         }
     }
 
@@ -306,6 +318,8 @@ impl Event {
                 filter: r.text("filter")?,
                 next: Lsn(r.int("next")?),
             }),
+            15 => Event::Positions(bounds::take_positions(&mut r)?),
+            16 => Event::Dropped(bounds::take_dropped(&mut r)?),
             other => return Err(CodecError::Kind(other)),
         };
         match r.0.len() {

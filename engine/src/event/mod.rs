@@ -3,6 +3,7 @@
 //! An *event* is what happened; a *record* is an event in the log. All state (sessions, subscriptions, retained
 //! messages, cursors) is a function of the records before it. The byte form is in [`codec`].
 
+mod bounds;
 pub mod codec;
 mod message;
 
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 
 use crate::ids::Lsn;
+pub use bounds::{DropOwner, DropReason, Dropped, DroppedRange, Positions, SessionPositions};
 pub use message::{Message, Origin, Properties, QoS};
 
 /// Number that tells one connection of a client from the next. Larger is later.
@@ -49,6 +51,11 @@ pub enum Event {
     SinkPosition(SinkPosition),
     /// An operator moved a cursor (`forebay cursor rewind|skip|drop`).
     CursorMoved(CursorMoved),
+    /// Where the cursors of connected clients stand. Appended by the engine before it trims, for cursors that would else stay behind
+    /// because nothing is acknowledged on their filters.
+    Positions(Positions),
+    /// Records that their owner is not given any more, and by which policy. Appended by the engine before they go.
+    Dropped(Dropped),
 }
 
 /// See [`Event::SessionOpened`].

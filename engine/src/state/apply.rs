@@ -7,8 +7,8 @@ use bytestring::ByteString;
 use super::rows::{RowKey, copy, own};
 use super::{Cursor, Outbound, Session, State, StoredMessage, Subscription};
 use crate::event::{
-    Acked, ClientDisconnected, CursorAt, CursorMoved, Event, NEVER_EXPIRES, Origin, Published, SessionClosed,
-    SessionOpened, Subscribed, SubscriptionOptions, Unsubscribed,
+    Acked, ClientDisconnected, CursorAt, CursorMoved, DropOwner, Event, NEVER_EXPIRES, Origin, Published,
+    SessionClosed, SessionOpened, Subscribed, SubscriptionOptions, Unsubscribed,
 };
 use crate::ids::Lsn;
 use crate::rules::{Kind, RuleIndex, StartAt};
@@ -35,8 +35,8 @@ pub(crate) enum Change {
     },
     /// The queue of this topic owes the message.
     Queued,
-    /// The queue no longer owes that message.
-    Unqueued(Lsn),
+    /// The queues no longer owe these messages.
+    Unqueued(Vec<Lsn>),
     /// An operator moved a cursor.
     CursorMoved,
 }
@@ -57,6 +57,8 @@ impl State {
             Event::Published(e) => self.published(rules, lsn, time_us, e),
             Event::Acked(e) => self.acked(e),
             Event::CursorMoved(e) => self.cursor_moved(e),
+            Event::Positions(e) => self.positions(e),
+            Event::Dropped(e) => self.dropped(time_us, e),
             Event::Released(e) => {
                 if self.sessions.get_mut(&e.client).is_some_and(|s| s.received.remove(&e.packet_id)) {
                     self.dirty.insert(RowKey::Received(e.client.clone(), e.packet_id));
@@ -253,7 +255,8 @@ impl State {
             self.dirty.insert(RowKey::Latest(message.topic.clone()));
         }
         if rules.is_queue(&message.topic) {
-            self.queue.insert(lsn, copy(&message.topic));
+            let bytes = (message.topic.len() + message.payload.len()) as u64;
+            self.queue.insert(lsn, copy(&message.topic), bytes);
             self.dirty.insert(RowKey::Queue(lsn));
             return Change::Queued;
         }
@@ -295,9 +298,9 @@ impl State {
         {
             self.dirty.insert(RowKey::Outbound(e.client.clone(), packet_id));
         }
-        if e.queue && self.queue.remove(&e.lsn).is_some() {
+        if e.queue && self.queue.remove(e.lsn).is_some() {
             self.dirty.insert(RowKey::Queue(e.lsn));
-            return Change::Unqueued(e.lsn);
+            return Change::Unqueued(vec![e.lsn]);
         }
         Change::None
     }
@@ -313,7 +316,12 @@ impl State {
         Change::CursorMoved
     }
 
-    fn move_cursor(&mut self, client: &ByteString, filter: &ByteString, change: impl FnOnce(&mut Cursor) -> bool) {
+    pub(super) fn move_cursor(
+        &mut self,
+        client: &ByteString,
+        filter: &ByteString,
+        change: impl FnOnce(&mut Cursor) -> bool,
+    ) {
         if let Some(cursor) = self.cursors.get_mut(client).and_then(|c| c.get_mut(filter))
             && change(cursor)
         {
@@ -321,7 +329,7 @@ impl State {
         }
     }
 
-    fn remove_cursor(&mut self, client: &ByteString, filter: &ByteString) {
+    pub(super) fn remove_cursor(&mut self, client: &ByteString, filter: &ByteString) {
         if let Some(cursors) = self.cursors.get_mut(client)
             && cursors.remove(filter).is_some()
         {
@@ -329,6 +337,9 @@ impl State {
                 self.cursors.remove(client);
             }
             self.dirty.insert(RowKey::Cursor(client.clone(), filter.clone()));
+            if !self.gaps.is_empty() {
+                self.forget_gap(&DropOwner::Cursor { client: client.clone(), filter: filter.clone() });
+            }
         }
     }
 }

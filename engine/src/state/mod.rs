@@ -5,6 +5,7 @@
 //! `rows`, which the index (`store`) and the checkpoint ([`checkpoint`]) share.
 
 mod apply;
+mod bounds;
 pub mod checkpoint;
 mod cursor;
 pub(crate) mod forgetting;
@@ -17,10 +18,12 @@ use std::sync::Arc;
 
 use bytestring::ByteString;
 
-use crate::event::{Epoch, Message, SubscriptionOptions, Will};
+use crate::event::{DropOwner, Epoch, Message, SubscriptionOptions, Will};
 use crate::ids::Lsn;
 use crate::rules::RuleIndex;
 pub(crate) use apply::Change;
+pub use bounds::Gap;
+pub(crate) use bounds::Queues;
 pub use cursor::Cursor;
 use rows::RowKey;
 
@@ -35,11 +38,13 @@ pub struct State {
     /// Client -> filter -> cursor: of plain subscriptions of lasting sessions, and of rules.
     pub(crate) cursors: HashMap<ByteString, BTreeMap<ByteString, Cursor>>,
     pub(crate) retained: BTreeMap<ByteString, StoredMessage>,
-    /// Messages owed by one-to-one queues, by record number: their topics.
-    pub(crate) queue: BTreeMap<Lsn, ByteString>,
+    /// Messages owed by one-to-one queues.
+    pub(crate) queue: Queues,
     /// Newest record of each topic under a keep-latest rule.
     pub(crate) latest: HashMap<ByteString, Lsn>,
     pub(crate) sinks: BTreeMap<ByteString, Lsn>,
+    /// What owners lost by a named policy.
+    pub(crate) gaps: BTreeMap<DropOwner, Gap>,
     /// When something is due: (us since 1970, client). A session's end or its will.
     pub(crate) deadlines: BTreeSet<(u64, ByteString)>,
     /// Rows changed since they were last collected for the index.
@@ -152,7 +157,7 @@ impl State {
     /// where nothing is needed.
     #[must_use]
     pub(crate) fn needed_from(&self, rules: &RuleIndex, end: Lsn) -> Lsn {
-        let queued = self.queue.keys().next().copied();
+        let queued = self.queue.iter().next().map(|(lsn, _)| lsn);
         let outbound = self.sessions.values().flat_map(|s| s.outbound.values().map(|o| o.lsn)).min();
         let cursors = self
             .sessions

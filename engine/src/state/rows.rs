@@ -9,21 +9,22 @@
 //!  'O' client packet id  lsn int, received u8
 //!  'C' client filter     start int, next int, count int, then that many acknowledged LSNs as int
 //!  'T' topic             lsn int, time_us int, message          (retained)
-//!  'Q' lsn               topic                                  (owed by a queue)
+//!  'Q' lsn               topic, [bytes int]                     (owed by a queue)
 //!  'L' topic             lsn int                                (newest of a keep-latest topic)
 //!  'K' sink              next int
+//!  'G' owner             from int, to int, count int, reason u8, time_us int, total int    (what a policy dropped)
 //!  'E'                   largest epoch seen, int
 //! ```
-//! `int`, `options` and `message` are those of [`crate::event::codec`].
+//! `int`, `options`, `message` and `owner` are those of [`crate::event::codec`].
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
 
-use super::{Cursor, Outbound, Session, State, StoredMessage, Subscription};
-use crate::event::codec::{CodecError, Fields, put_bytes, put_int, put_message, put_options};
-use crate::event::{Message, Will};
+use super::{Cursor, Gap, Outbound, Session, State, StoredMessage, Subscription};
+use crate::event::codec::{CodecError, Fields, put_bytes, put_int, put_message, put_options, put_owner, take_owner};
+use crate::event::{DropOwner, DropReason, Message, Will};
 use crate::ids::Lsn;
 
 /// Names a row.
@@ -47,6 +48,8 @@ pub enum RowKey {
     Latest(ByteString),
     /// A sink's position.
     Sink(ByteString),
+    /// What an owner lost.
+    Gap(DropOwner),
     /// The largest epoch seen.
     Epoch,
 }
@@ -66,6 +69,7 @@ impl RowKey {
             RowKey::Queue(_) => (b'Q', None),
             RowKey::Latest(topic) => (b'L', Some(topic)),
             RowKey::Sink(sink) => (b'K', Some(sink)),
+            RowKey::Gap(_) => (b'G', None),
             RowKey::Epoch => (b'E', None),
         };
         out.push(tag);
@@ -76,6 +80,7 @@ impl RowKey {
             RowKey::Subscription(_, filter) | RowKey::Cursor(_, filter) => put_bytes(&mut out, filter.as_bytes()),
             RowKey::Received(_, id) | RowKey::Outbound(_, id) => put_int(&mut out, u64::from(*id)),
             RowKey::Queue(lsn) => out.extend_from_slice(&lsn.0.to_be_bytes()),
+            RowKey::Gap(owner) => put_owner(&mut out, owner),
             _ => {}
         }
         out
@@ -99,6 +104,7 @@ impl RowKey {
             }
             b'L' => RowKey::Latest(r.text("topic")?),
             b'K' => RowKey::Sink(r.text("sink")?),
+            b'G' => RowKey::Gap(take_owner(&mut r)?),
             b'E' => RowKey::Epoch,
             _ => return Err(CodecError::Value("row tag")),
         };
@@ -145,7 +151,20 @@ impl State {
                 put_int(&mut out, stored.time_us);
                 put_message(&mut out, &stored.message);
             }
-            RowKey::Queue(lsn) => put_bytes(&mut out, self.queue.get(lsn)?.as_bytes()),
+            RowKey::Queue(lsn) => {
+                let queued = self.queue.get(*lsn)?;
+                put_bytes(&mut out, queued.topic.as_bytes());
+                put_int(&mut out, queued.bytes);
+            }
+            RowKey::Gap(owner) => {
+                let gap = self.gaps.get(owner)?;
+                put_int(&mut out, gap.from.0);
+                put_int(&mut out, gap.to.0);
+                put_int(&mut out, gap.count);
+                out.push(gap.reason as u8);
+                put_int(&mut out, gap.time_us);
+                put_int(&mut out, gap.total);
+            }
             RowKey::Latest(topic) => put_int(&mut out, self.latest.get(topic)?.0),
             RowKey::Sink(sink) => put_int(&mut out, self.sinks.get(sink)?.0),
             RowKey::Epoch if self.epoch == 0 => return None,
@@ -169,9 +188,10 @@ impl State {
         sessions
             .chain(cursors)
             .chain(self.retained.keys().map(|topic| RowKey::Retained(topic.clone())))
-            .chain(self.queue.keys().map(|lsn| RowKey::Queue(*lsn)))
+            .chain(self.queue.iter().map(|(lsn, _)| RowKey::Queue(lsn)))
             .chain(self.latest.keys().map(|topic| RowKey::Latest(topic.clone())))
             .chain(self.sinks.keys().map(|sink| RowKey::Sink(sink.clone())))
+            .chain(self.gaps.keys().map(|owner| RowKey::Gap(owner.clone())))
             .chain((self.epoch > 0).then_some(RowKey::Epoch))
     }
 
@@ -206,13 +226,26 @@ impl State {
                 self.retained.insert(topic, StoredMessage { lsn, time_us, message: Arc::new(own(&r.message()?)) });
             }
             RowKey::Queue(lsn) => {
-                self.queue.insert(lsn, r.text("topic")?);
+                let topic = r.text("topic")?;
+                let bytes = if r.0.is_empty() { 0 } else { r.int("bytes")? };
+                self.queue.insert(lsn, topic, bytes);
             }
             RowKey::Latest(topic) => {
                 self.latest.insert(topic, Lsn(r.int("lsn")?));
             }
             RowKey::Sink(sink) => {
                 self.sinks.insert(sink, Lsn(r.int("next")?));
+            }
+            RowKey::Gap(owner) => {
+                let gap = Gap {
+                    from: Lsn(r.int("from")?),
+                    to: Lsn(r.int("to")?),
+                    count: r.int("count")?,
+                    reason: DropReason::from_u8(r.u8("reason")?).ok_or(CodecError::Value("reason"))?,
+                    time_us: r.int("time")?,
+                    total: r.int("total")?,
+                };
+                self.gaps.insert(owner, gap);
             }
             RowKey::Epoch => self.epoch = r.int("epoch")?,
         }

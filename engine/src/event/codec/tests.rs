@@ -138,6 +138,36 @@ fn event() -> impl Strategy<Value = Event> {
             filter,
             next: Lsn(next)
         })),
+        (any::<u64>(), proptest::collection::vec((text(), any::<u64>(), cursors()), 0..3)).prop_map(
+            |(seen, sessions)| {
+                let sessions = sessions.into_iter();
+                let sessions =
+                    sessions.map(|(client, epoch, cursors)| SessionPositions { client, epoch, cursors }).collect();
+                Event::Positions(Positions { seen: Lsn(seen), sessions })
+            }
+        ),
+        (0usize..DropReason::ALL.len(), proptest::collection::vec((owner(), any::<[u64; 3]>()), 0..3)).prop_map(
+            |(reason, drops)| {
+                let drop = |(owner, [from, to, count]): (DropOwner, [u64; 3])| DroppedRange {
+                    owner,
+                    from: Lsn(from),
+                    to: Lsn(to),
+                    count,
+                };
+                Event::Dropped(Dropped {
+                    reason: DropReason::ALL[reason],
+                    drops: drops.into_iter().map(drop).collect(),
+                })
+            }
+        ),
+    ]
+}
+
+fn owner() -> impl Strategy<Value = DropOwner> {
+    prop_oneof![
+        text().prop_map(DropOwner::Queue),
+        (text(), text()).prop_map(|(client, filter)| DropOwner::Cursor { client, filter }),
+        text().prop_map(DropOwner::Sink),
     ]
 }
 
@@ -161,7 +191,7 @@ proptest! {
 
     #[test]
     fn arbitrary_bytes_never_panic_and_what_decodes_encodes_to_the_same_bytes(
-        kind in 0u8..16, mut bytes in proptest::collection::vec(any::<u8>(), 0..60),
+        kind in 0u8..18, mut bytes in proptest::collection::vec(any::<u8>(), 0..60),
     ) {
         if let Some(first) = bytes.first_mut() { *first = BODY_VERSION; }
         if let Ok(event) = Event::decode(kind, bytes.clone().into()) {

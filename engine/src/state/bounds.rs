@@ -1,0 +1,186 @@
+//! Bounds and gaps in state: how much each queue owes, and what named policies have let go of for whom.
+
+use std::collections::{BTreeSet, HashMap};
+
+use bytestring::ByteString;
+
+use super::rows::{RowKey, copy};
+use super::{Change, State};
+use crate::event::{CursorAt, DropOwner, DropReason, Dropped, DroppedRange, Positions};
+use crate::ids::Lsn;
+
+/// Gaps of queues that are remembered; the one furthest back goes first. Those of cursors and sinks live as long as their owner.
+const QUEUE_GAPS_MAX: usize = 10_000;
+
+/// What an owner lost by a named policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// The newest range: its first record.
+    pub from: Lsn,
+    /// The newest range: the first record behind it.
+    pub to: Lsn,
+    /// Messages (for a sink: records) lost in that range.
+    pub count: u64,
+    /// Why.
+    pub reason: DropReason,
+    /// When it was recorded, us since 1970.
+    pub time_us: u64,
+    /// Messages (for a sink: records) lost in all ranges so far.
+    pub total: u64,
+}
+
+/// A message owed by a queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Queued {
+    pub(crate) topic: ByteString,
+    /// Bytes of its payload and topic.
+    pub(crate) bytes: u64,
+}
+
+/// What the queue of a topic owes.
+#[derive(Debug, Default)]
+pub(crate) struct QueueUse {
+    pub(crate) lsns: BTreeSet<Lsn>,
+    /// Bytes of payloads and topics.
+    pub(crate) bytes: u64,
+}
+
+/// The messages that queues owe, by record number and by topic.
+#[derive(Debug, Default)]
+pub(crate) struct Queues {
+    by_lsn: std::collections::BTreeMap<Lsn, Queued>,
+    by_topic: HashMap<ByteString, QueueUse>,
+}
+
+impl Queues {
+    pub(crate) fn insert(&mut self, lsn: Lsn, topic: ByteString, bytes: u64) {
+        let topic = match self.by_topic.get_key_value(&topic) {
+            Some((known, _)) => known.clone(), // One copy of the name for all of its messages.
+            None => topic,
+        };
+        let queue = self.by_topic.entry(topic.clone()).or_default();
+        if queue.lsns.insert(lsn) {
+            queue.bytes += bytes;
+            self.by_lsn.insert(lsn, Queued { topic, bytes });
+        }
+    }
+
+    pub(crate) fn remove(&mut self, lsn: Lsn) -> Option<Queued> {
+        let queued = self.by_lsn.remove(&lsn)?;
+        if let Some(queue) = self.by_topic.get_mut(&queued.topic) {
+            queue.lsns.remove(&lsn);
+            queue.bytes = queue.bytes.saturating_sub(queued.bytes);
+            if queue.lsns.is_empty() {
+                self.by_topic.remove(&queued.topic);
+            }
+        }
+        Some(queued)
+    }
+
+    pub(crate) fn get(&self, lsn: Lsn) -> Option<&Queued> {
+        self.by_lsn.get(&lsn)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Lsn, &Queued)> {
+        self.by_lsn.iter().map(|(lsn, queued)| (*lsn, queued))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_lsn.len()
+    }
+
+    pub(crate) fn of(&self, topic: &str) -> Option<&QueueUse> {
+        self.by_topic.get(topic)
+    }
+}
+
+impl State {
+    /// Positions of connected cursors: those of a connection that was replaced, or of a subscription made later, are void.
+    pub(super) fn positions(&mut self, e: &Positions) -> Change {
+        for session in &e.sessions {
+            let Some(known) = self.sessions.get(&session.client).filter(|s| s.epoch == session.epoch) else { continue };
+            let meant: Vec<&CursorAt> = session
+                .cursors
+                .iter()
+                .filter(|at| known.subscriptions.get(&at.filter).is_some_and(|s| s.since <= e.seen))
+                .collect();
+            for CursorAt { filter, low } in meant {
+                self.move_cursor(&session.client, filter, |cursor| cursor.advance(*low));
+            }
+        }
+        Change::None
+    }
+
+    /// Takes from each owner what the event says.
+    pub(super) fn dropped(&mut self, time_us: u64, e: &Dropped) -> Change {
+        let mut unqueued = Vec::new();
+        for range in &e.drops {
+            match &range.owner {
+                DropOwner::Queue(topic) => {
+                    let lsns: Vec<Lsn> = self
+                        .queue
+                        .of(topic)
+                        .map(|queue| queue.lsns.range(range.from..range.to.max(range.from)).copied().collect())
+                        .unwrap_or_default();
+                    for lsn in &lsns {
+                        self.queue.remove(*lsn);
+                        self.dirty.insert(RowKey::Queue(*lsn));
+                    }
+                    // Some may have been acknowledged since the event was made.
+                    self.note_gap(time_us, e.reason, &DroppedRange { count: lsns.len() as u64, ..range.clone() });
+                    unqueued.extend(lsns);
+                }
+                DropOwner::Cursor { client, filter } => {
+                    if e.reason == DropReason::IdleCursors {
+                        self.remove_cursor(client, filter);
+                        continue;
+                    }
+                    let there = self.cursors.get(client).is_some_and(|cursors| cursors.contains_key(filter));
+                    self.move_cursor(client, filter, |cursor| cursor.advance(range.to));
+                    if there {
+                        self.note_gap(time_us, e.reason, range);
+                    }
+                }
+                DropOwner::Sink(sink) => {
+                    let position = self.sinks.get(sink).copied().unwrap_or(Lsn::NONE);
+                    if position < range.to {
+                        self.sinks.insert(copy(sink), range.to);
+                        self.dirty.insert(RowKey::Sink(sink.clone()));
+                    }
+                    self.note_gap(time_us, e.reason, range);
+                }
+            }
+        }
+        if unqueued.is_empty() { Change::None } else { Change::Unqueued(unqueued) }
+    }
+
+    fn note_gap(&mut self, time_us: u64, reason: DropReason, range: &DroppedRange) {
+        if range.count == 0 {
+            return;
+        }
+        let before = self.gaps.get(&range.owner).map_or(0, |gap| gap.total);
+        let gap = Gap {
+            from: range.from,
+            to: range.to,
+            count: range.count,
+            reason,
+            time_us,
+            total: before.saturating_add(range.count),
+        };
+        let queues = |owner: &DropOwner| matches!(owner, DropOwner::Queue(_));
+        if before == 0 && queues(&range.owner) && self.gaps.keys().filter(|o| queues(o)).count() >= QUEUE_GAPS_MAX {
+            let oldest = self.gaps.iter().filter(|(o, _)| queues(o)).min_by_key(|(_, gap)| gap.to);
+            if let Some(owner) = oldest.map(|(owner, _)| owner.clone()) {
+                self.forget_gap(&owner);
+            }
+        }
+        self.gaps.insert(range.owner.clone(), gap);
+        self.dirty.insert(RowKey::Gap(range.owner.clone()));
+    }
+
+    pub(super) fn forget_gap(&mut self, owner: &DropOwner) {
+        if self.gaps.remove(owner).is_some() {
+            self.dirty.insert(RowKey::Gap(owner.clone()));
+        }
+    }
+}
