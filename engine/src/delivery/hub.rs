@@ -12,6 +12,7 @@ use metrics::Counter;
 use parking_lot::{Mutex, RwLock};
 
 use super::inbox::{Begin, Inbox, LiveSubscription, Offer};
+use super::interest::Interest;
 use super::queue::{Queue, Resumed};
 use super::{AttachOptions, Work};
 use crate::clock::Clock;
@@ -19,7 +20,7 @@ use crate::event::{Message, Positions, QoS, SessionPositions, SubscriptionOption
 use crate::ids::Lsn;
 use crate::log::Log;
 use crate::rules::{Kind, RuleIndex, StartAt};
-use crate::state::{Cursor, Session, State, StoredMessage, Subscription};
+use crate::state::{Cursor, State, StoredMessage, Subscription};
 use crate::trie::Trie;
 
 /// See the module.
@@ -32,7 +33,7 @@ pub(crate) struct Hub {
     /// Subscriptions of connected sessions. Idle sessions cost a publish nothing.
     live: RwLock<Trie<Arc<LiveSubscription>>>,
     /// How many subscriptions with QoS > 0 each filter has, connected or not.
-    interest: RwLock<Trie<usize>>,
+    interest: RwLock<Interest>,
     inboxes: Mutex<HashMap<ByteString, Arc<Inbox>>>,
     pub(super) queue: Mutex<Queue>,
     /// Every record that is being offered to inboxes, or was, is below. Set before a record is offered to any inbox.
@@ -78,7 +79,7 @@ impl Hub {
             for (filter, subscription) in &session.subscriptions {
                 self.count_interest(filter, None, Some(subscription.options));
             }
-            pinned.extend(session.outbound.values().map(|out| (out.lsn, client.clone())));
+            pinned.extend(session.outbound.values().map(|out| (out.lsn, client.to_byte_string())));
         }
         let mut queue = self.queue.lock();
         for (lsn, queued) in state.queue.iter() {
@@ -88,26 +89,14 @@ impl Hub {
 
     /// True when a subscription with QoS > 0 matches.
     pub(crate) fn has_interest(&self, topic: &str) -> bool {
-        self.interest.read().any_match(topic)
+        self.interest.read().any(topic)
     }
 
     fn count_interest(&self, filter: &str, before: Option<SubscriptionOptions>, after: Option<SubscriptionOptions>) {
         let counts = |options: Option<SubscriptionOptions>| options.is_some_and(|o| o.qos > QoS::AtMostOnce);
-        let mut interest = self.interest.write();
         match (counts(before), counts(after)) {
-            (false, true) => {
-                let count = interest.values_mut(filter);
-                match count.first_mut() {
-                    Some(n) => *n += 1,
-                    None => count.push(1),
-                }
-            }
-            (true, false) => {
-                if let Some(n) = interest.values_mut(filter).first_mut() {
-                    *n = n.saturating_sub(1);
-                }
-                interest.remove(filter, |n| *n == 0);
-            }
+            (false, true) => self.interest.write().add(filter),
+            (true, false) => self.interest.write().remove(filter),
             _ => {}
         }
     }
@@ -343,7 +332,8 @@ impl Hub {
                 let cursors = state.cursors.get(&options.client);
                 for (filter, subscription) in &session.subscriptions {
                     let cursor = cursors.and_then(|c| c.get(filter)).cloned();
-                    self.register(&inbox, filter, subscription.options, cursor, subscription.since, now);
+                    let filter = filter.to_byte_string();
+                    self.register(&inbox, &filter, subscription.options, cursor, subscription.since, now);
                 }
             }
         }
@@ -364,7 +354,7 @@ impl Hub {
     }
 
     fn let_go(&self, inbox: &Arc<Inbox>) {
-        let lasting = self.state.read().sessions.get(&inbox.client).is_some_and(Session::lasting);
+        let lasting = self.state.read().sessions.get(&inbox.client).is_some_and(|session| session.lasting());
         let (filters, leases) = {
             let mut state = inbox.state.lock();
             if state.closed {

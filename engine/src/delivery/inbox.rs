@@ -395,7 +395,7 @@ impl InboxState {
             sub,
             start: begin.cursor.start,
             from,
-            done: begin.cursor.acked,
+            done: begin.cursor.acked().collect(),
             qos0_until: begin.qos0_until,
             newest: begin.newest,
             not_before_us: begin.not_before_us,

@@ -11,6 +11,7 @@
 
 mod hub;
 mod inbox;
+mod interest;
 mod queue;
 #[cfg(test)]
 mod tests;

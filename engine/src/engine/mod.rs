@@ -235,7 +235,7 @@ impl Engine {
     pub fn cursors(&self) -> Vec<(ByteString, ByteString, Cursor)> {
         let state = self.inner.state.read();
         let all = state.cursors.iter().flat_map(|(client, cursors)| {
-            cursors.iter().map(|(filter, cursor)| (client.clone(), filter.clone(), cursor.clone()))
+            cursors.iter().map(|(filter, cursor)| (client.to_byte_string(), filter.to_byte_string(), cursor.clone()))
         });
         all.collect()
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytestring::ByteString;
 
 use super::rows::{RowKey, copy, own};
-use super::{Cursor, Outbound, Session, State, StoredMessage, Subscription};
+use super::{Cursor, Name, Outbound, State, StoredMessage, Subscription};
 use crate::event::{
     Acked, ClientDisconnected, CursorAt, CursorMoved, DropOwner, Event, NEVER_EXPIRES, Origin, Published,
     SessionClosed, SessionOpened, Subscribed, SubscriptionOptions, Unsubscribed,
@@ -96,21 +96,32 @@ impl State {
             self.dirty.insert(RowKey::Epoch);
         }
         let change = if e.resumed { Change::None } else { self.discard(rules, &e.client) };
-        let deadline = self.sessions.get(&e.client).and_then(Session::deadline);
-        if let Some(at) = deadline {
-            self.deadlines.remove(&(at, e.client.clone()));
+        let client = self.client_name(&e.client);
+        let username = self.recent.name(&e.username);
+        let before = self.sessions.update(client.clone(), |session| {
+            let before = session.deadline();
+            session.epoch = e.epoch;
+            session.connected = true;
+            session.expiry_s = e.expiry_s;
+            session.ends_at_us = None;
+            session.username = username;
+            session.peer = Name::from(&*e.peer);
+            session.will = e.will.clone().map(Arc::new);
+            session.will_due_us = None;
+            before
+        });
+        if let Some(at) = before {
+            self.deadlines.remove(&(at, client));
         }
-        let session = self.sessions.entry(e.client.clone()).or_default();
-        session.epoch = e.epoch;
-        session.connected = true;
-        session.expiry_s = e.expiry_s;
-        session.ends_at_us = None;
-        session.username = e.username.clone();
-        session.peer = e.peer.clone();
-        session.will = e.will.clone().map(Arc::new);
-        session.will_due_us = None;
         self.dirty.insert(RowKey::Session(e.client.clone()));
         change
+    }
+
+    /// The client's name as state keeps it already, or anew.
+    pub(super) fn client_name(&self, client: &str) -> Name {
+        let session = self.sessions.get_name_value(client).map(|(name, _)| name);
+        let known = session.or_else(|| self.cursors.get_name_value(client).map(|(name, _)| name));
+        known.cloned().unwrap_or_else(|| client.into())
     }
 
     fn disconnected(&mut self, rules: &RuleIndex, time_us: u64, e: &ClientDisconnected) -> Change {
@@ -141,7 +152,7 @@ impl State {
         let (lasting, deadline) = (session.lasting(), session.deadline());
         self.dirty.insert(RowKey::Session(e.client.clone()));
         if let Some(at) = deadline {
-            self.deadlines.insert((at, e.client.clone()));
+            self.deadlines.insert((at, self.client_name(&e.client)));
         }
         if lasting {
             return Change::None;
@@ -174,7 +185,7 @@ impl State {
     fn remove_session(&mut self, client: &ByteString) {
         let Some(session) = self.sessions.remove(client) else { return };
         if let Some(at) = session.deadline() {
-            self.deadlines.remove(&(at, client.clone()));
+            self.deadlines.remove(&(at, Name::from(&**client)));
         }
         self.dirty.insert(RowKey::Session(client.clone()));
     }
@@ -185,7 +196,8 @@ impl State {
         let subscriptions = std::mem::take(&mut session.subscriptions);
         let received = std::mem::take(&mut session.received);
         let outbound = std::mem::take(&mut session.outbound);
-        for filter in subscriptions.keys() {
+        let subscriptions: Vec<_> = subscriptions.iter().map(|(f, s)| (f.to_byte_string(), *s)).collect();
+        for (filter, _) in &subscriptions {
             self.dirty.insert(RowKey::Subscription(client.clone(), filter.clone()));
             if !rules.kind_of(filter).is_rule_cursor() {
                 self.remove_cursor(client, filter);
@@ -193,17 +205,18 @@ impl State {
         }
         self.dirty.extend(received.iter().map(|id| RowKey::Received(client.clone(), *id)));
         self.dirty.extend(outbound.keys().map(|id| RowKey::Outbound(client.clone(), *id)));
-        subscriptions.into_iter().collect()
+        subscriptions
     }
 
     fn subscribed(&mut self, rules: &RuleIndex, lsn: Lsn, e: &Subscribed) -> Change {
+        let filter = self.recent.name(&e.filter);
         let Some(session) = self.sessions.get_mut(&e.client) else { return Change::None };
         if session.epoch != e.epoch {
             return Change::None;
         }
         let previous = session.subscriptions.get(&e.filter).copied();
         let subscription = Subscription { options: e.options, since: previous.map_or(lsn.next(), |s| s.since) };
-        session.subscriptions.insert(e.filter.clone(), subscription);
+        session.subscriptions.insert(filter.clone(), subscription);
         let start = match rules.kind_of(&e.filter) {
             Kind::Plain if session.lasting() => Some(lsn.next()),
             Kind::Pubsub(rule) if rule.start == StartAt::Latest => Some(lsn.next()),
@@ -212,8 +225,11 @@ impl State {
         };
         self.dirty.insert(RowKey::Subscription(e.client.clone(), e.filter.clone()));
         if let Some(start) = start {
-            let cursors = self.cursors.entry(e.client.clone()).or_default();
-            cursors.entry(e.filter.clone()).or_insert_with(|| Cursor::at(start));
+            self.cursors.update(self.client_name(&e.client), |cursors| {
+                if !cursors.contains_key(&filter) {
+                    cursors.insert(filter, Cursor::at(start));
+                }
+            });
             self.dirty.insert(RowKey::Cursor(e.client.clone(), e.filter.clone()));
         }
         Change::Subscribed { previous: previous.map(|s| s.options) }
@@ -250,7 +266,7 @@ impl State {
         if rules.is_latest(&message.topic) {
             match self.latest.get_mut(&message.topic) {
                 Some(newest) => *newest = lsn,
-                None => drop(self.latest.insert(copy(&message.topic), lsn)),
+                None => drop(self.latest.insert(Name::from(&*message.topic), lsn)),
             }
             self.dirty.insert(RowKey::Latest(message.topic.clone()));
         }
@@ -276,11 +292,12 @@ impl State {
         let (after, over) = (session.deadline(), !session.connected && !session.lasting());
         self.dirty.insert(RowKey::Session(client.clone()));
         if before != after {
+            let name = self.client_name(client);
             if let Some(at) = before {
-                self.deadlines.remove(&(at, client.clone()));
+                self.deadlines.remove(&(at, name.clone()));
             }
             if let Some(at) = after {
-                self.deadlines.insert((at, client.clone()));
+                self.deadlines.insert((at, name));
             }
         }
         if over {
@@ -309,8 +326,8 @@ impl State {
         if e.next == Lsn::NONE {
             self.remove_cursor(&e.client, &e.filter);
         } else {
-            let cursors = self.cursors.entry(e.client.clone()).or_default();
-            cursors.insert(e.filter.clone(), Cursor::at(e.next));
+            let filter = self.recent.name(&e.filter);
+            self.cursors.update(self.client_name(&e.client), |cursors| cursors.insert(filter, Cursor::at(e.next)));
             self.dirty.insert(RowKey::Cursor(e.client.clone(), e.filter.clone()));
         }
         Change::CursorMoved

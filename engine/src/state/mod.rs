@@ -8,11 +8,14 @@ mod apply;
 mod bounds;
 pub mod checkpoint;
 mod cursor;
+mod dense;
+mod few;
 pub(crate) mod forgetting;
+mod name;
 mod rows;
 pub(crate) mod store;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -25,6 +28,10 @@ pub(crate) use apply::Change;
 pub use bounds::Gap;
 pub(crate) use bounds::Queues;
 pub use cursor::Cursor;
+pub(crate) use dense::Dense;
+pub(crate) use few::Few;
+pub(crate) use name::Name;
+use name::Recent;
 use rows::RowKey;
 
 /// Everything the log says, up to (not including) the record `applied`.
@@ -34,23 +41,25 @@ pub struct State {
     pub(crate) applied: Lsn,
     /// Largest epoch seen.
     pub(crate) epoch: Epoch,
-    pub(crate) sessions: HashMap<ByteString, Session>,
+    pub(crate) sessions: Dense<Box<Session>>,
     /// Client -> filter -> cursor: of plain subscriptions of lasting sessions, and of rules.
-    pub(crate) cursors: HashMap<ByteString, BTreeMap<ByteString, Cursor>>,
+    pub(crate) cursors: Dense<Few<Cursor>>,
     pub(crate) retained: BTreeMap<ByteString, StoredMessage>,
     /// Messages owed by one-to-one queues.
     pub(crate) queue: Queues,
     /// Newest record of each topic under a keep-latest rule.
-    pub(crate) latest: HashMap<ByteString, Lsn>,
+    pub(crate) latest: Dense<Lsn>,
     pub(crate) sinks: BTreeMap<ByteString, Lsn>,
     /// What owners lost by a named policy.
     pub(crate) gaps: BTreeMap<DropOwner, Gap>,
     /// When something is due: (us since 1970, client). A session's end or its will.
-    pub(crate) deadlines: BTreeSet<(u64, ByteString)>,
+    pub(crate) deadlines: BTreeSet<(u64, Name)>,
     /// Rows changed since they were last collected for the index.
     pub(crate) dirty: HashSet<RowKey>,
     /// The place in the log that was collected for the index last.
     pub(crate) indexed: Lsn,
+    /// Filters and user names that come again and again.
+    pub(crate) recent: Recent,
 }
 
 /// A client's session.
@@ -61,11 +70,11 @@ pub(crate) struct Session {
     pub(crate) expiry_s: u32,
     /// While not connected: when it ends, us since 1970; `None` = never.
     pub(crate) ends_at_us: Option<u64>,
-    pub(crate) username: ByteString,
-    pub(crate) peer: ByteString,
+    pub(crate) username: Name,
+    pub(crate) peer: Name,
     pub(crate) will: Option<Arc<Will>>,
     pub(crate) will_due_us: Option<u64>,
-    pub(crate) subscriptions: BTreeMap<ByteString, Subscription>,
+    pub(crate) subscriptions: Few<Subscription>,
     pub(crate) received: BTreeSet<u16>,
     pub(crate) outbound: BTreeMap<u16, Outbound>,
 }
@@ -95,17 +104,17 @@ impl Session {
         }
     }
 
-    fn view(&self, client: &ByteString) -> SessionView {
+    fn view(&self, client: &Name) -> SessionView {
         SessionView {
-            client: client.clone(),
+            client: client.to_byte_string(),
             epoch: self.epoch,
             connected: self.connected,
             expiry_s: self.expiry_s,
             ends_at_us: self.ends_at_us,
-            username: self.username.clone(),
+            username: self.username.to_byte_string(),
             will: self.will.clone(),
             will_due_us: self.will_due_us,
-            subscriptions: self.subscriptions.iter().map(|(f, s)| (f.clone(), s.options)).collect(),
+            subscriptions: self.subscriptions.iter().map(|(f, s)| (f.to_byte_string(), s.options)).collect(),
             received: self.received.iter().copied().collect(),
             outbound: self.outbound.values().copied().collect(),
         }
@@ -116,7 +125,7 @@ impl State {
     /// A client's session, copied.
     #[must_use]
     pub fn session(&self, client: &str) -> Option<SessionView> {
-        self.sessions.get_key_value(client).map(|(client, session)| session.view(client))
+        self.sessions.get_name_value(client).map(|(client, session)| session.view(client))
     }
 
     /// All sessions, copied.
@@ -165,8 +174,8 @@ impl State {
             .filter(|(_, s)| s.lasting())
             .filter_map(|(client, s)| self.cursors.get(client).map(|cursors| (s, cursors)))
             .flat_map(|(s, cursors)| {
-                let plain = |filter: &ByteString| !rules.kind_of(filter).is_rule_cursor();
-                let subscribed = cursors.iter().filter(|(filter, _)| s.subscriptions.contains_key(*filter));
+                let plain = |filter: &str| !rules.kind_of(filter).is_rule_cursor();
+                let subscribed = cursors.iter().filter(|(filter, _)| s.subscriptions.contains_key(filter));
                 subscribed.filter(move |(filter, _)| plain(filter)).map(|(_, c)| c.next)
             })
             .min();

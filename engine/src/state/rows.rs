@@ -17,12 +17,14 @@
 //! ```
 //! `int`, `options`, `message` and `owner` are those of [`crate::event::codec`].
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
 
-use super::{Cursor, Gap, Outbound, Session, State, StoredMessage, Subscription};
+use super::name::Recent;
+use super::{Cursor, Gap, Name, Outbound, Session, State, StoredMessage, Subscription};
 use crate::event::codec::{CodecError, Fields, put_bytes, put_int, put_message, put_options, put_owner, take_owner};
 use crate::event::{DropOwner, DropReason, Message, Will};
 use crate::ids::Lsn;
@@ -140,8 +142,8 @@ impl State {
                 let cursor = self.cursors.get(client)?.get(filter)?;
                 put_int(&mut out, cursor.start.0);
                 put_int(&mut out, cursor.next.0);
-                put_int(&mut out, cursor.acked.len() as u64);
-                for lsn in &cursor.acked {
+                put_int(&mut out, cursor.acked().count() as u64);
+                for lsn in cursor.acked() {
                     put_int(&mut out, lsn.0);
                 }
             }
@@ -176,20 +178,27 @@ impl State {
     /// Every row's key.
     pub fn keys(&self) -> impl Iterator<Item = RowKey> + '_ {
         let sessions = self.sessions.iter().flat_map(|(client, session)| {
-            std::iter::once(RowKey::Session(client.clone()))
-                .chain(session.subscriptions.keys().map(|f| RowKey::Subscription(client.clone(), f.clone())))
-                .chain(session.received.iter().map(|id| RowKey::Received(client.clone(), *id)))
-                .chain(session.outbound.keys().map(|id| RowKey::Outbound(client.clone(), *id)))
+            let client = client.to_byte_string();
+            let (of_filter, of_received, of_outbound) = (client.clone(), client.clone(), client.clone());
+            std::iter::once(RowKey::Session(client))
+                .chain(
+                    session
+                        .subscriptions
+                        .keys()
+                        .map(move |f| RowKey::Subscription(of_filter.clone(), f.to_byte_string())),
+                )
+                .chain(session.received.iter().map(move |id| RowKey::Received(of_received.clone(), *id)))
+                .chain(session.outbound.keys().map(move |id| RowKey::Outbound(of_outbound.clone(), *id)))
         });
-        let cursors = self
-            .cursors
-            .iter()
-            .flat_map(|(client, cursors)| cursors.keys().map(|filter| RowKey::Cursor(client.clone(), filter.clone())));
+        let cursors = self.cursors.iter().flat_map(|(client, cursors)| {
+            let client = client.to_byte_string();
+            cursors.keys().map(move |filter| RowKey::Cursor(client.clone(), filter.to_byte_string()))
+        });
         sessions
             .chain(cursors)
             .chain(self.retained.keys().map(|topic| RowKey::Retained(topic.clone())))
             .chain(self.queue.iter().map(|(lsn, _)| RowKey::Queue(lsn)))
-            .chain(self.latest.keys().map(|topic| RowKey::Latest(topic.clone())))
+            .chain(self.latest.keys().map(|topic| RowKey::Latest(topic.to_byte_string())))
             .chain(self.sinks.keys().map(|sink| RowKey::Sink(sink.clone())))
             .chain(self.gaps.keys().map(|owner| RowKey::Gap(owner.clone())))
             .chain((self.epoch > 0).then_some(RowKey::Epoch))
@@ -202,24 +211,32 @@ impl State {
     pub fn load_row(&mut self, key: Bytes, value: Bytes) -> Result<(), CodecError> {
         let mut r = Fields(value);
         match RowKey::decode(key)? {
-            RowKey::Session(client) => take_session(&mut r, self.sessions.entry(client).or_default())?,
+            RowKey::Session(client) => {
+                let name = self.client_name(&client);
+                let recent = &mut self.recent;
+                self.sessions.update(name, |session| take_session(&mut r, session, recent))?;
+            }
             RowKey::Subscription(client, filter) => {
                 let subscription = Subscription { options: r.options()?, since: Lsn(r.int("since")?) };
-                self.sessions.entry(client).or_default().subscriptions.insert(filter, subscription);
+                let filter = self.recent.name(&filter);
+                self.sessions.update(self.client_name(&client), |s| s.subscriptions.insert(filter, subscription));
             }
             RowKey::Received(client, id) => {
-                self.sessions.entry(client).or_default().received.insert(id);
+                self.sessions.update(self.client_name(&client), |s| s.received.insert(id));
             }
             RowKey::Outbound(client, packet_id) => {
                 let out = Outbound { packet_id, lsn: Lsn(r.int("lsn")?), received: r.bool("received")? };
-                self.sessions.entry(client).or_default().outbound.insert(packet_id, out);
+                self.sessions.update(self.client_name(&client), |s| s.outbound.insert(packet_id, out));
             }
             RowKey::Cursor(client, filter) => {
-                let mut cursor = Cursor { start: Lsn(r.int("start")?), next: Lsn(r.int("next")?), ..Cursor::default() };
+                let (start, next) = (Lsn(r.int("start")?), Lsn(r.int("next")?));
+                let mut acked = BTreeSet::new();
                 for _ in 0..r.int("count")? {
-                    cursor.acked.insert(Lsn(r.int("acknowledged")?));
+                    acked.insert(Lsn(r.int("acknowledged")?));
                 }
-                self.cursors.entry(client).or_default().insert(filter, cursor);
+                let filter = self.recent.name(&filter);
+                let cursor = Cursor::stored(start, next, acked);
+                self.cursors.update(self.client_name(&client), |cursors| cursors.insert(filter, cursor));
             }
             RowKey::Retained(topic) => {
                 let (lsn, time_us) = (Lsn(r.int("lsn")?), r.int("time")?);
@@ -231,7 +248,7 @@ impl State {
                 self.queue.insert(lsn, topic, bytes);
             }
             RowKey::Latest(topic) => {
-                self.latest.insert(topic, Lsn(r.int("lsn")?));
+                self.latest.insert(Name::from(&*topic), Lsn(r.int("lsn")?));
             }
             RowKey::Sink(sink) => {
                 self.sinks.insert(sink, Lsn(r.int("next")?));
@@ -297,7 +314,7 @@ fn put_session(out: &mut Vec<u8>, s: &Session) {
     }
 }
 
-fn take_session(r: &mut Fields, s: &mut Session) -> Result<(), CodecError> {
+fn take_session(r: &mut Fields, s: &mut Session, recent: &mut Recent) -> Result<(), CodecError> {
     s.epoch = r.int("epoch")?;
     let flags = r.u8("session flags")?;
     s.connected = flags & 1 != 0;
@@ -305,8 +322,8 @@ fn take_session(r: &mut Fields, s: &mut Session) -> Result<(), CodecError> {
     if flags & 2 != 0 {
         s.ends_at_us = Some(r.int("end")?);
     }
-    s.username = r.text("username")?;
-    s.peer = r.text("peer")?;
+    s.username = recent.name(&r.text("username")?);
+    s.peer = Name::from(&*r.text("peer")?);
     if flags & 4 != 0 {
         s.will = Some(Arc::new(Will { delay_s: r.int32("will delay")?, message: own(&r.message()?) }));
     }

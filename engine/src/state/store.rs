@@ -80,7 +80,7 @@ impl State {
     fn count(&self) -> u64 {
         let in_sessions: usize =
             self.sessions.values().map(|s| 1 + s.subscriptions.len() + s.received.len() + s.outbound.len()).sum();
-        let cursors: usize = self.cursors.values().map(std::collections::BTreeMap::len).sum();
+        let cursors: usize = self.cursors.values().map(super::Few::len).sum();
         let rest = self.retained.len() + self.queue.len() + self.latest.len() + self.sinks.len() + self.gaps.len();
         (in_sessions + cursors + rest + usize::from(self.epoch > 0)) as u64
     }
