@@ -72,15 +72,13 @@ impl Snapshot {
     #[must_use]
     pub fn of(state: &State) -> Snapshot {
         let (mut body, mut rows) = (Vec::new(), 0);
-        for key in state.keys() {
-            let Some(value) = state.row(&key) else { continue };
-            let key = key.encode();
+        state.each_row(|key, value| {
             body.extend_from_slice(&(key.len() as u32).to_le_bytes());
             body.extend_from_slice(&(value.len() as u32).to_le_bytes());
-            body.extend_from_slice(&key);
-            body.extend_from_slice(&value);
+            body.extend_from_slice(key);
+            body.extend_from_slice(value);
             rows += 1;
-        }
+        });
         Snapshot { applied: state.applied, rows, body }
     }
 

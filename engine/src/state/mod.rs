@@ -4,6 +4,7 @@
 //! same state: from its first record, from a checkpoint, or from the derived index on disk. What it holds has a flat form too,
 //! `rows`, which the index (`store`) and the checkpoint ([`checkpoint`]) share.
 
+mod all_rows;
 mod apply;
 mod bounds;
 pub mod checkpoint;

@@ -74,10 +74,7 @@ impl RowKey {
             RowKey::Gap(_) => (b'G', None),
             RowKey::Epoch => (b'E', None),
         };
-        out.push(tag);
-        if let Some(text) = first {
-            put_bytes(&mut out, text.as_bytes());
-        }
+        put_key(&mut out, tag, [first.map(|text| &**text), None]);
         match self {
             RowKey::Subscription(_, filter) | RowKey::Cursor(_, filter) => put_bytes(&mut out, filter.as_bytes()),
             RowKey::Received(_, id) | RowKey::Outbound(_, id) => put_int(&mut out, u64::from(*id)),
@@ -126,9 +123,7 @@ impl State {
         match key {
             RowKey::Session(client) => put_session(&mut out, self.sessions.get(client)?),
             RowKey::Subscription(client, filter) => {
-                let subscription = self.sessions.get(client)?.subscriptions.get(filter)?;
-                put_options(&mut out, subscription.options);
-                put_int(&mut out, subscription.since.0);
+                put_subscription(&mut out, self.sessions.get(client)?.subscriptions.get(filter)?);
             }
             RowKey::Received(client, id) => {
                 self.sessions.get(client)?.received.get(id)?;
@@ -138,21 +133,8 @@ impl State {
                 put_int(&mut out, outbound.lsn.0);
                 out.push(u8::from(outbound.received));
             }
-            RowKey::Cursor(client, filter) => {
-                let cursor = self.cursors.get(client)?.get(filter)?;
-                put_int(&mut out, cursor.start.0);
-                put_int(&mut out, cursor.next.0);
-                put_int(&mut out, cursor.acked().count() as u64);
-                for lsn in cursor.acked() {
-                    put_int(&mut out, lsn.0);
-                }
-            }
-            RowKey::Retained(topic) => {
-                let stored = self.retained.get(topic)?;
-                put_int(&mut out, stored.lsn.0);
-                put_int(&mut out, stored.time_us);
-                put_message(&mut out, &stored.message);
-            }
+            RowKey::Cursor(client, filter) => put_cursor(&mut out, self.cursors.get(client)?.get(filter)?),
+            RowKey::Retained(topic) => put_retained(&mut out, self.retained.get(topic)?),
             RowKey::Queue(lsn) => {
                 let queued = self.queue.get(*lsn)?;
                 put_bytes(&mut out, queued.topic.as_bytes());
@@ -173,35 +155,6 @@ impl State {
             RowKey::Epoch => put_int(&mut out, self.epoch),
         }
         Some(out)
-    }
-
-    /// Every row's key.
-    pub fn keys(&self) -> impl Iterator<Item = RowKey> + '_ {
-        let sessions = self.sessions.iter().flat_map(|(client, session)| {
-            let client = client.to_byte_string();
-            let (of_filter, of_received, of_outbound) = (client.clone(), client.clone(), client.clone());
-            std::iter::once(RowKey::Session(client))
-                .chain(
-                    session
-                        .subscriptions
-                        .keys()
-                        .map(move |f| RowKey::Subscription(of_filter.clone(), f.to_byte_string())),
-                )
-                .chain(session.received.iter().map(move |id| RowKey::Received(of_received.clone(), *id)))
-                .chain(session.outbound.keys().map(move |id| RowKey::Outbound(of_outbound.clone(), *id)))
-        });
-        let cursors = self.cursors.iter().flat_map(|(client, cursors)| {
-            let client = client.to_byte_string();
-            cursors.keys().map(move |filter| RowKey::Cursor(client.clone(), filter.to_byte_string()))
-        });
-        sessions
-            .chain(cursors)
-            .chain(self.retained.keys().map(|topic| RowKey::Retained(topic.clone())))
-            .chain(self.queue.iter().map(|(lsn, _)| RowKey::Queue(lsn)))
-            .chain(self.latest.keys().map(|topic| RowKey::Latest(topic.to_byte_string())))
-            .chain(self.sinks.keys().map(|sink| RowKey::Sink(sink.clone())))
-            .chain(self.gaps.keys().map(|owner| RowKey::Gap(owner.clone())))
-            .chain((self.epoch > 0).then_some(RowKey::Epoch))
     }
 
     /// Takes in a row. Rows may come in any order; call [`State::loaded`] after the last.
@@ -291,7 +244,35 @@ pub(super) fn copy(text: &ByteString) -> ByteString {
     ByteString::from(AsRef::<str>::as_ref(text))
 }
 
-fn put_session(out: &mut Vec<u8>, s: &Session) {
+/// A row's tag and the names it begins with.
+pub(super) fn put_key(out: &mut Vec<u8>, tag: u8, names: [Option<&str>; 2]) {
+    out.push(tag);
+    for name in names.into_iter().flatten() {
+        put_bytes(out, name.as_bytes());
+    }
+}
+
+pub(super) fn put_subscription(out: &mut Vec<u8>, subscription: &Subscription) {
+    put_options(out, subscription.options);
+    put_int(out, subscription.since.0);
+}
+
+pub(super) fn put_cursor(out: &mut Vec<u8>, cursor: &Cursor) {
+    put_int(out, cursor.start.0);
+    put_int(out, cursor.next.0);
+    put_int(out, cursor.acked().count() as u64);
+    for lsn in cursor.acked() {
+        put_int(out, lsn.0);
+    }
+}
+
+pub(super) fn put_retained(out: &mut Vec<u8>, stored: &StoredMessage) {
+    put_int(out, stored.lsn.0);
+    put_int(out, stored.time_us);
+    put_message(out, &stored.message);
+}
+
+pub(super) fn put_session(out: &mut Vec<u8>, s: &Session) {
     put_int(out, s.epoch);
     out.push(
         u8::from(s.connected)
