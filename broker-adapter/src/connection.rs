@@ -224,7 +224,7 @@ impl<S: Stream> Connection<S> {
         let engine = &self.session.shared.engine;
         match engine.append(&batch.events) {
             Ok(appended) => self.session.committed(batch, Some(appended)),
-            Err(AppendError::Full { .. }) => {
+            Err(AppendError::Full { .. } | AppendError::NoSpace { .. }) => {
                 let engine = engine.clone();
                 self.session.blocked = true;
                 let append = async move {

@@ -26,6 +26,10 @@ pub const LOG_RECOVERY_CUT_BYTES: &str = "forebay_log_recovery_cut_bytes";
 pub const LOG_RECOVERY_SECONDS: &str = "forebay_log_recovery_seconds";
 /// Counter, files: segments removed or recycled by trimming.
 pub const LOG_TRIMMED_SEGMENTS_TOTAL: &str = "forebay_log_trimmed_segments_total";
+/// Gauge: 1 while there is no room for more log segments (full disk or disk budget), else 0.
+pub const LOG_NO_SPACE: &str = "forebay_log_no_space_state";
+/// Counter, calls: appends refused because there was no room.
+pub const LOG_REFUSED_TOTAL: &str = "forebay_log_refused_appends_total";
 
 /// Counter: times the state index was unusable and rebuilt from checkpoint and log.
 pub const STATE_REBUILDS: &str = "forebay_state_rebuilds_total";
@@ -62,6 +66,8 @@ pub(crate) struct LogMetrics {
     pub bytes: Counter,
     pub syncs: Counter,
     pub segments: Gauge,
+    pub no_space: Gauge,
+    pub refused: Counter,
 }
 
 impl LogMetrics {
@@ -75,6 +81,8 @@ impl LogMetrics {
             bytes: metrics::counter!(LOG_BYTES_TOTAL),
             syncs: metrics::counter!(LOG_SYNCS_TOTAL),
             segments: metrics::gauge!(LOG_SEGMENTS),
+            no_space: metrics::gauge!(LOG_NO_SPACE),
+            refused: metrics::counter!(LOG_REFUSED_TOTAL),
         }
     }
 }

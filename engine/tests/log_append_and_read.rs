@@ -155,8 +155,7 @@ fn a_full_queue_refuses_and_room_is_announced() {
         loop {
             match log.append_batch(vec![record(n, 2000)]) {
                 Ok(_) => break,
-                Err(AppendError::Full { queued }) => {
-                    assert!(queued >= 10_000);
+                Err(AppendError::Full { .. }) => {
                     refused += 1;
                     block_on(log.wait_room());
                 }

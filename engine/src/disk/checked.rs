@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use super::{Disk, DiskFile, FolderLock, OpenHow};
+use super::{Disk, DiskFile, FolderLock, OpenHow, is_no_space};
 
 /// Remembers the first failure. Cheap to clone; clones share it.
 #[derive(Clone, Debug, Default)]
@@ -51,6 +51,13 @@ impl CheckedDisk {
         CheckedDisk { inner, latch: Latch::default() }
     }
 
+    /// The disk under it, without the latch: for files whose bytes nobody trusts before they have been written and synced whole
+    /// (spare segments in the making, the trim's intent). That one of them can't be written says nothing about the log.
+    #[must_use]
+    pub fn unlatched(&self) -> &Arc<dyn Disk> {
+        &self.inner
+    }
+
     /// Where the first failure is kept.
     #[must_use]
     pub fn latch(&self) -> &Latch {
@@ -69,7 +76,11 @@ impl Disk for CheckedDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.latch.open()?;
-        self.latch.watch("renaming", from, self.inner.rename(from, to))
+        match self.inner.rename(from, to) {
+            // A folder that has no room for a name is as it was, and no byte of a file is in doubt.
+            Err(e) if is_no_space(&e) => Err(e),
+            renamed => self.latch.watch("renaming", from, renamed),
+        }
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -89,6 +100,10 @@ impl Disk for CheckedDisk {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.latch.open()?;
         self.latch.watch("syncing folder", dir, self.inner.sync_dir(dir))
+    }
+
+    fn free_bytes(&self, dir: &Path) -> io::Result<Option<u64>> {
+        self.inner.free_bytes(dir)
     }
 
     fn lock(&self, path: &Path) -> io::Result<FolderLock> {

@@ -70,6 +70,8 @@ struct State {
     faults: Vec<Fault>,
     changes_left: Option<u64>,
     changes: u64,
+    /// Bytes that all files together may have.
+    capacity: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -234,6 +236,18 @@ impl ForgettingDisk {
         self.state.lock().changes_left = Some(n);
     }
 
+    /// Limits the bytes of all files together; `None` lifts the limit. What would make a file grow beyond it fails for want of
+    /// space, and so does a new name when no byte is free. Bytes of a file may be written again at any time.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.state.lock().capacity = bytes;
+    }
+
+    /// Bytes of all files together.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.state.lock().used()
+    }
+
     /// Changes made so far (writes, syncs, renames, removals, creations).
     #[must_use]
     pub fn changes(&self) -> u64 {
@@ -278,6 +292,21 @@ impl State {
         Ok(())
     }
 
+    fn used(&self) -> u64 {
+        self.live.values().filter_map(|node| self.nodes.get(node)).map(|node| node.live.len() as u64).sum()
+    }
+
+    fn free(&self) -> Option<u64> {
+        self.capacity.map(|capacity| capacity.saturating_sub(self.used()))
+    }
+
+    /// How many of `bytes` to be written at `at` there is room for.
+    fn fitting(&self, number: u64, at: u64, bytes: usize) -> usize {
+        let Some(free) = self.free() else { return bytes };
+        let len = self.nodes.get(&number).map_or(0, |node| node.live.len() as u64);
+        (len.max(at) + free).saturating_sub(at).min(bytes as u64) as usize
+    }
+
     fn strike(&mut self, operation: Operation) -> Option<FaultKind> {
         let mut struck = None;
         self.faults.retain_mut(|fault| {
@@ -315,6 +344,7 @@ impl Disk for ForgettingDisk {
                 }
                 node
             }
+            (None, OpenHow::Create) if state.free() == Some(0) => return Err(io::ErrorKind::StorageFull.into()),
             (None, OpenHow::Create) => {
                 state.change()?;
                 let node = state.new_node();
@@ -367,6 +397,10 @@ impl Disk for ForgettingDisk {
             change.apply(&mut state.durable);
         }
         Ok(())
+    }
+
+    fn free_bytes(&self, _dir: &Path) -> io::Result<Option<u64>> {
+        Ok(self.state.lock().free())
     }
 
     fn lock(&self, path: &Path) -> io::Result<FolderLock> {
@@ -445,9 +479,11 @@ impl DiskFile for ForgettingFile {
     fn write_all_at(&self, buf: &[u8], at: u64) -> io::Result<()> {
         self.with(|state, number| {
             state.change()?;
-            let fault = state.strike(Operation::Write);
+            let fitting = state.fitting(number, at, buf.len());
+            let fault = state.strike(Operation::Write).or((fitting < buf.len()).then_some(FaultKind::NoSpace));
             let kept = match fault {
                 None => buf,
+                _ if fitting < buf.len() => buf.get(..fitting).unwrap_or_default(),
                 Some(FaultKind::Short) => buf.get(..buf.len() / 2).unwrap_or_default(),
                 Some(_) => &[],
             };
@@ -530,6 +566,22 @@ mod tests {
         assert_eq!(disk.bytes(path).unwrap(), vec![7; 100]);
         disk.crash(1);
         assert_eq!(disk.bytes(path).unwrap(), Vec::<u8>::new());
+    }
+
+    #[test]
+    fn a_full_disk_takes_what_fits_no_new_name_and_bytes_over_old_ones() {
+        let path = Path::new("/d/f");
+        let (disk, file) = disk_with(path);
+        disk.set_capacity(Some(1000));
+        file.write_all_at(&[1; 600], 0).unwrap();
+        assert_eq!(disk.free_bytes(path).unwrap(), Some(400));
+        assert!(super::super::is_no_space(&file.write_all_at(&[2; 600], 600).unwrap_err()));
+        assert_eq!((file.len().unwrap(), disk.used_bytes()), (1000, 1000), "as much as fits was written");
+        file.write_all_at(&[3; 1000], 0).unwrap();
+        assert!(disk.open(Path::new("/d/g"), OpenHow::Create).is_err());
+        disk.rename(path, Path::new("/d/h")).unwrap();
+        disk.set_capacity(None);
+        file.write_all_at(&[4; 600], 1000).unwrap();
     }
 
     #[test]

@@ -49,6 +49,15 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
     /// Makes the names in a folder durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Bytes that files in this folder may still take; `None` where the disk can't tell. What it says is old when it returns: it
+    /// saves attempts that can't succeed and proves nothing.
+    ///
+    /// # Errors
+    /// Of the file system.
+    fn free_bytes(&self, dir: &Path) -> io::Result<Option<u64>> {
+        let _ = dir;
+        Ok(None)
+    }
     /// Takes an exclusive lock on a file (created when missing) until the answer is dropped.
     ///
     /// # Errors
@@ -72,6 +81,12 @@ pub trait DiskFile: fmt::Debug + Send + Sync + 'static {
     fn write_all_at(&self, buf: &[u8], at: u64) -> io::Result<()>;
     /// Makes the bytes and the length durable. After an error nothing is known about the bytes written before it.
     fn sync_data(&self) -> io::Result<()>;
+}
+
+/// True where an operation failed because the file system, or the user's part of it, has no room left.
+#[must_use]
+pub fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// An exclusive lock, held until dropped.

@@ -14,12 +14,10 @@ use super::applier::{Applier, Step};
 use super::keeper::{Job, Keeper};
 use super::open::Parts;
 use crate::delivery::{Hub, Work, Worker};
-use crate::disk::Disk;
 use crate::log::Log;
 
 /// The engine's threads, as steps. Each step answers whether there was something to do.
 pub struct Manual {
-    disk: Arc<dyn Disk>,
     log: Log,
     hub: Arc<Hub>,
     applier: Applier,
@@ -38,15 +36,9 @@ impl std::fmt::Debug for Manual {
 }
 
 impl Manual {
-    pub(super) fn new(
-        disk: Arc<dyn Disk>,
-        log: Log,
-        hub: Arc<Hub>,
-        parts: Parts,
-        jobs: Arc<Mutex<VecDeque<Job>>>,
-    ) -> Manual {
+    pub(super) fn new(log: Log, hub: Arc<Hub>, parts: Parts, jobs: Arc<Mutex<VecDeque<Job>>>) -> Manual {
         let Parts { applier, keeper, todo } = parts;
-        Manual { disk, log, hub, applier, ended: false, keeper, jobs, worker: Worker::default(), todo }
+        Manual { log, hub, applier, ended: false, keeper, jobs, worker: Worker::default(), todo }
     }
 
     /// The log's writer: writes what has gathered as one group.
@@ -54,9 +46,9 @@ impl Manual {
         self.log.write_queued()
     }
 
-    /// The preparer: makes a segment ahead of need.
+    /// The preparer: makes a segment ahead of need. False also where there is no room for one.
     pub fn prepare(&mut self) -> bool {
-        self.log.prepare_segment(&*self.disk)
+        self.log.prepare_segment()
     }
 
     /// The applier: takes at most `max_records` durable records into state and delivery.

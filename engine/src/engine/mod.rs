@@ -24,7 +24,7 @@ use crate::event::codec::{CodecError, KIND_PUBLISHED};
 use crate::event::{DropOwner, Epoch, Event, Message, QoS};
 use crate::ids::{Lsn, MsgId};
 use crate::log::watermark::Watermark;
-use crate::log::{AppendError, Appended, Log, NewRecord, NotDurable, ReadError, Record, WaitDurable};
+use crate::log::{AppendError, Appended, Log, NewRecord, NotDurable, Priority, ReadError, Record, WaitDurable};
 use crate::rules::Kind;
 use crate::state::store::StateStore;
 use crate::state::{Cursor, Gap, SessionView, State, StoredMessage};
@@ -58,6 +58,11 @@ struct Inner {
     lock: Mutex<Option<Arc<FolderLock>>>,
 }
 
+/// What events that are appended together may count on while the log has no room: the reserve only where none of them makes it grow.
+fn priority(events: &[Event]) -> Priority {
+    if events.iter().all(Event::is_essential) { Priority::Essential } else { Priority::Ordinary }
+}
+
 /// Encodes and enqueues events.
 pub(crate) fn append(log: &Log, events: &[Event]) -> Result<Appended, AppendError> {
     let records = events
@@ -68,7 +73,7 @@ pub(crate) fn append(log: &Log, events: &[Event]) -> Result<Appended, AppendErro
             NewRecord { kind: event.kind(), body }
         })
         .collect();
-    log.append_batch(records)
+    log.append_with(records, priority(events))
 }
 
 /// The event of a record that goes into state. Names are kept there for long, and a record's body is a slice of a whole group's
@@ -115,20 +120,24 @@ impl Engine {
 
     /// Encodes and enqueues events as one batch with consecutive LSNs. Not durable when it returns: wait with [`Engine::durable`].
     ///
+    /// While the disk is full ([`AppendError::NoSpace`]) only batches are taken whose events are all [essential](Event::is_essential).
+    ///
     /// # Errors
-    /// Where the log is full, stopped, or an event is too large; nothing is appended then.
+    /// Where the log is full, has no room, has stopped, or an event is too large; nothing is appended then.
     pub fn append(&self, events: &[Event]) -> Result<Appended, AppendError> {
         append(&self.inner.log, events)
     }
 
-    /// As [`Engine::append`], but waits for room while the log's queue is full. Cancelling it appends nothing or everything.
+    /// As [`Engine::append`], but waits while the log's queue or the disk is full. Cancelling it appends nothing or everything.
     ///
     /// # Errors
     /// Where the log has stopped, or an event is too large.
     pub async fn append_wait(&self, events: &[Event]) -> Result<Appended, AppendError> {
         loop {
             match self.append(events) {
-                Err(AppendError::Full { .. }) => self.inner.log.wait_room().await,
+                Err(AppendError::Full { .. } | AppendError::NoSpace { .. }) => {
+                    self.inner.log.wait_room_for(priority(events)).await;
+                }
                 other => return other,
             }
         }

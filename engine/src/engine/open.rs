@@ -151,9 +151,9 @@ pub(super) fn open_manual(
     let lock = make_folders(&*disk, &options.dir, Duration::ZERO)?;
     let log_options = LogOptions { dir: options.dir.join("log"), ..options.log.clone() };
     let opened = Log::open_manual(Arc::clone(&disk), Arc::clone(&options.clock), log_options)?;
-    let (engine, parts, report) = put_together(options, Arc::clone(&disk), store, lock, opened, keep)?;
+    let (engine, parts, report) = put_together(options, disk, store, lock, opened, keep)?;
     parts.applier.begin();
-    let manual = Manual::new(disk, engine.inner.log.clone(), Arc::clone(&engine.inner.hub), parts, jobs);
+    let manual = Manual::new(engine.inner.log.clone(), Arc::clone(&engine.inner.hub), parts, jobs);
     Ok((engine, manual, report))
 }
 

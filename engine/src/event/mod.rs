@@ -58,6 +58,20 @@ pub enum Event {
     Dropped(Dropped),
 }
 
+impl Event {
+    /// True for events that let the log shrink again, or that a client needs to drain what is stored for it: acknowledgements, positions,
+    /// ends, the return to an existing session. They are appended while the disk is full, from the log's reserve. False for what makes it
+    /// grow: messages, new sessions, new subscriptions.
+    #[must_use]
+    pub const fn is_essential(&self) -> bool {
+        match self {
+            Event::SessionOpened(opened) => opened.resumed,
+            Event::Subscribed(_) | Event::Published(_) => false,
+            _ => true,
+        }
+    }
+}
+
 /// See [`Event::SessionOpened`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionOpened {

@@ -13,9 +13,9 @@ use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
 use super::error::AppendError;
 use super::frame::{HEADER, KIND_GAP};
-use super::options::{Durability, LogOptions};
+use super::options::{Durability, LogOptions, Priority};
 use super::segment::Segment;
-use super::spare::Spares;
+use super::spare::{Place, Short, Spares};
 use super::tail::TailCache;
 use super::watermark::Watermark;
 use super::writer::Writer;
@@ -55,6 +55,10 @@ pub(crate) struct Core {
     pub metrics: LogMetrics,
     pub groups: AtomicU64,
     pub syncs: AtomicU64,
+    /// Appends refused for want of room.
+    pub refusals: AtomicU64,
+    /// Bytes that others keep beside the log and that count against its disk budget.
+    pub other_bytes: AtomicU64,
 }
 
 /// Records that wait for the leader.
@@ -71,14 +75,19 @@ pub(crate) struct Queue {
     /// Number of the group that is gathering.
     group: u64,
     oldest: Option<Instant>,
-    room: Vec<Waker>,
+    /// Where the next record goes.
+    place: Place,
+    /// Those who wait for room in the queue.
+    pub room: Vec<Waker>,
+    /// Those who wait for room on the disk.
+    pub space: Vec<Waker>,
     closing: bool,
     stopped: Option<Arc<str>>,
     idle: bool,
 }
 
 impl Queue {
-    pub fn new(next: Lsn, last_time_us: u64) -> Queue {
+    pub fn new(next: Lsn, last_time_us: u64, place: Place) -> Queue {
         Queue {
             batches: Vec::new(),
             bytes: 0,
@@ -88,16 +97,29 @@ impl Queue {
             leading: false,
             group: 0,
             oldest: None,
+            place,
             room: Vec::new(),
+            space: Vec::new(),
             closing: false,
             stopped: None,
             idle: false,
         }
     }
 
-    fn has_room(&self, limit: usize) -> bool {
-        self.bytes < limit || self.stopped.is_some() || self.closing
+    pub fn has_room(&self, limit: usize) -> bool {
+        self.bytes < limit || self.is_over()
     }
+
+    /// Nothing is appended any more.
+    pub fn is_over(&self) -> bool {
+        self.stopped.is_some() || self.closing
+    }
+}
+
+/// Why a batch was not queued.
+enum Refused {
+    Error(AppendError),
+    Short(Short),
 }
 
 /// A group that its leader has taken.
@@ -107,29 +129,71 @@ pub(crate) struct Taken {
 }
 
 impl Core {
-    /// Gives numbers and times to a batch and queues it.
+    /// Gives numbers and times to a batch and queues it, once there is room for it; with `block` it waits while a segment is being prepared.
     fn enqueue<'a>(
         &'a self,
-        records: Vec<NewRecord>,
+        mut records: Vec<NewRecord>,
         bytes: usize,
+        priority: Priority,
+        block: bool,
     ) -> Result<(MutexGuard<'a, Queue>, Appended), AppendError> {
+        let mut tries = 0;
+        loop {
+            match self.try_enqueue(&mut records, bytes, priority) {
+                Ok(queued) => return Ok(queued),
+                Err(Refused::Error(error)) => return Err(error),
+                Err(Refused::Short(short)) => self.met_short(short, tries, block)?,
+            }
+            tries += 1;
+        }
+    }
+
+    fn try_enqueue<'a>(
+        &'a self,
+        records: &mut Vec<NewRecord>,
+        bytes: usize,
+        priority: Priority,
+    ) -> Result<(MutexGuard<'a, Queue>, Appended), Refused> {
         let now = self.clock.now_us();
         let count = records.len() as u64;
         let mut queue = self.queue.lock();
+        self.check_open(&queue).map_err(Refused::Error)?;
+        if queue.bytes >= self.options.queue_bytes_max {
+            return Err(Refused::Error(AppendError::Full { queued: queue.bytes }));
+        }
+        let place = self.find_place(&queue, records, bytes, priority).map_err(Refused::Short)?;
+        queue.place = place;
+        let records = std::mem::take(records);
+        let first_time_us = now.max(queue.last_time_us + 1);
+        let appended = Appended { first: queue.next, last: Lsn(queue.next.0 + count - 1), first_time_us };
+        self.push(&mut queue, Batch { first: appended.first, first_time_us, records, bytes });
+        queue.next = appended.last.next();
+        Ok((queue, appended))
+    }
+
+    fn check_open(&self, queue: &Queue) -> Result<(), AppendError> {
         if let Some(reason) = &queue.stopped {
             return Err(AppendError::Stopped(reason.clone()));
         }
         if queue.closing {
             return Err(AppendError::Stopped("the log is being closed".into()));
         }
-        if queue.bytes >= self.options.queue_bytes_max {
-            return Err(AppendError::Full { queued: queue.bytes });
+        Ok(())
+    }
+
+    /// Where the log stands behind these records; segments they need are promised to them.
+    fn find_place(
+        &self,
+        queue: &Queue,
+        records: &[NewRecord],
+        bytes: usize,
+        priority: Priority,
+    ) -> Result<Place, Short> {
+        let (place, segments) = queue.place.after(records, bytes);
+        if segments > 0 || self.spares.is_strained() {
+            self.spares.promise(segments, &place, priority)?;
         }
-        let first_time_us = now.max(queue.last_time_us + 1);
-        let appended = Appended { first: queue.next, last: Lsn(queue.next.0 + count - 1), first_time_us };
-        self.push(&mut queue, Batch { first: appended.first, first_time_us, records, bytes });
-        queue.next = appended.last.next();
-        Ok((queue, appended))
+        Ok(place)
     }
 
     fn push(&self, queue: &mut Queue, batch: Batch) {
@@ -156,9 +220,9 @@ impl Core {
     }
 
     /// Queues a batch for the writer thread.
-    pub fn append(&self, records: Vec<NewRecord>) -> Result<Appended, AppendError> {
+    pub fn append(&self, records: Vec<NewRecord>, priority: Priority) -> Result<Appended, AppendError> {
         let bytes = self.check(&records)?;
-        let (queue, appended) = self.enqueue(records, bytes)?;
+        let (queue, appended) = self.enqueue(records, bytes, priority, false)?;
         self.call_writer(&queue);
         Ok(appended)
     }
@@ -166,7 +230,7 @@ impl Core {
     /// Queues a batch; leads when nobody does, else says which group to wait for.
     pub fn append_or_lead(&self, records: Vec<NewRecord>) -> Result<(Appended, Option<u64>), AppendError> {
         let bytes = self.check(&records)?;
-        let (mut queue, appended) = self.enqueue(records, bytes)?;
+        let (mut queue, appended) = self.enqueue(records, bytes, Priority::Ordinary, true)?;
         if queue.leading {
             return Ok((appended, Some(queue.group)));
         }
@@ -180,19 +244,26 @@ impl Core {
     /// Queues a gap: the number after it is `to`. `None` when the log is already there.
     pub fn gap(&self, to: Lsn) -> Result<Option<Appended>, AppendError> {
         let now = self.clock.now_us();
-        let mut queue = self.queue.lock();
-        if let Some(reason) = &queue.stopped {
-            return Err(AppendError::Stopped(reason.clone()));
-        }
-        if queue.closing {
-            return Err(AppendError::Stopped("the log is being closed".into()));
-        }
-        let first = queue.next;
-        if first >= to {
-            return Ok(None);
-        }
-        let first_time_us = now.max(queue.last_time_us + 1);
         let record = NewRecord { kind: KIND_GAP, body: to.0.to_le_bytes().to_vec() };
+        let mut tries = 0;
+        let (mut queue, place) = loop {
+            let queue = self.queue.lock();
+            self.check_open(&queue)?;
+            if queue.next >= to {
+                return Ok(None);
+            }
+            match self.find_place(&queue, std::slice::from_ref(&record), HEADER + 8, Priority::Essential) {
+                Ok(place) => break (queue, place),
+                Err(short) => {
+                    drop(queue);
+                    self.met_short(short, tries, true)?;
+                }
+            }
+            tries += 1;
+        };
+        queue.place = place;
+        let first = queue.next;
+        let first_time_us = now.max(queue.last_time_us + 1);
         self.push(&mut queue, Batch { first, first_time_us, records: vec![record], bytes: HEADER + 8 });
         queue.next = to;
         self.call_writer(&queue);
@@ -307,7 +378,8 @@ impl Core {
         queue.batches.clear();
         queue.bytes = queue.bytes.saturating_sub(queue.queued);
         queue.queued = 0;
-        let room = std::mem::take(&mut queue.room);
+        let mut room = std::mem::take(&mut queue.room);
+        room.append(&mut queue.space);
         self.work.notify_all();
         self.settled.notify_all();
         drop(queue);
@@ -339,6 +411,8 @@ impl Core {
         let mut last_words: Arc<str> = reason.into();
         if healthy {
             let mut writer = self.writer.lock();
+            // A sealed segment needs a new one at the next opening: while there may be no room for it, this one stays open.
+            let seal = seal && self.spares.short().is_none() && self.spares.has_reserve();
             let ended = if seal { writer.seal(self) } else { writer.sync(self) };
             if let Err(e) = ended {
                 last_words = self.disk.latch().reason().unwrap_or_else(|| e.to_string().into());
@@ -346,18 +420,6 @@ impl Core {
             }
         }
         self.stop(last_words);
-    }
-
-    /// Registers a waker for room in the queue; `false` when there is room now.
-    pub fn wait_room(&self, waker: &Waker) -> bool {
-        let mut queue = self.queue.lock();
-        if queue.has_room(self.options.queue_bytes_max) {
-            return false;
-        }
-        if !queue.room.iter().any(|other| other.will_wake(waker)) {
-            queue.room.push(waker.clone());
-        }
-        true
     }
 
     pub fn count_sync(&self) {

@@ -23,11 +23,22 @@ pub enum AppendError {
     /// Kinds 0 and 128 upwards are the log's own.
     #[error("record kind {0} is not one of the embedder's (1 to 127)")]
     ReservedKind(u8),
-    /// The queue of records waiting for the disk is full: wait for the watermark to move, then try again.
-    #[error("{queued} bytes wait for the disk, more than the limit")]
+    /// The queue of records waiting for the disk is full, or the segment they would go into is still being prepared: wait for room
+    /// ([`Log::wait_room`](super::Log::wait_room)), then try again.
+    #[error("{queued} bytes wait for the disk: more than the limit, or the next segment is still being prepared")]
     Full {
         /// Bytes waiting.
         queued: usize,
+    },
+    /// There is no room on the disk for more segments, or the disk budget is used up. It ends by itself when there is room again
+    /// ([`Log::wait_room`](super::Log::wait_room) resolves then).
+    #[error(
+        "the log has no room: {why}. Free disk space, or let what still needs old records (a sink that lags, queues, sessions) go on; \
+         records are taken again by themselves then"
+    )]
+    NoSpace {
+        /// Which room is used up, with figures.
+        why: Arc<str>,
     },
     /// The log has failed or was closed; the first reason.
     #[error("the log takes no more records: {0}")]

@@ -8,6 +8,7 @@
 //! - After a crash the log opens with every record that was durable. A torn tail is cut and reported; damage to synced bytes is never skipped
 //!   silently. The time to open is bounded by one segment.
 //! - The first failed write or sync stops the log for good: no further append until it is opened again.
+//! - A full disk, or a used up disk budget, is a state and no failure: see [`AppendError::NoSpace`].
 //!
 //! # How it works
 //!
@@ -50,6 +51,7 @@ mod options;
 mod plan;
 mod reader;
 mod recovery;
+mod room;
 mod scan;
 mod segment;
 mod spare;
@@ -69,14 +71,13 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use self::core::Core;
-use crate::disk::Disk;
 use crate::ids::Lsn;
 
 pub(crate) use frame::{u32_at, u64_at};
 
 pub use error::{AppendError, DurableError, NotDurable, OpenError, ReadError, TrimError};
 pub use inspect::{SegmentReport, VerifyReport, dump, verify};
-pub use options::{Durability, LogOptions, OnDamage};
+pub use options::{Durability, LogOptions, OnDamage, Priority};
 pub use plan::{Decision, Facts, Tail, plan};
 pub use reader::Reader;
 pub use recovery::RecoveryReport;
@@ -150,6 +151,12 @@ pub struct LogStats {
     pub syncs: u64,
     /// Name of the durability level.
     pub durability: &'static str,
+    /// Bytes of segments, spares and what is kept beside them.
+    pub used_bytes: u64,
+    /// Why there is no room for more segments, if so.
+    pub no_space: Option<Arc<str>>,
+    /// Appends refused for want of room since opening.
+    pub refused: u64,
 }
 
 /// The log. Cheap to clone. When the last clone is dropped without [`close`](Log::close), what is queued is still written, but the segment is
@@ -192,9 +199,17 @@ impl Log {
     /// Enqueues records: LSNs and times are given out at once, in one contiguous range. Not durable when it returns.
     ///
     /// # Errors
-    /// See [`AppendError`]; nothing of the batch is in the log then. After `Full`, [`wait_room`](Log::wait_room) and try again.
+    /// See [`AppendError`]; nothing of the batch is in the log then. After `Full` or `NoSpace`, [`wait_room`](Log::wait_room) and try again.
     pub fn append_batch(&self, records: Vec<NewRecord>) -> Result<Appended, AppendError> {
-        self.core().append(records)
+        self.core().append(records, Priority::Ordinary)
+    }
+
+    /// As [`append_batch`](Log::append_batch), for records of this priority: essential ones have a reserve on a full disk.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn append_with(&self, records: Vec<NewRecord>, priority: Priority) -> Result<Appended, AppendError> {
+        self.core().append(records, priority)
     }
 
     /// Appends records and blocks the thread until they are durable. On an idle log the caller writes and syncs itself. Not for async callers.
@@ -233,10 +248,28 @@ impl Log {
         self.core().watermark.wait(lsn)
     }
 
-    /// Resolves when the queue has room again (or the log has stopped, which the next append tells).
+    /// Resolves when an ordinary append that was refused with `Full` or `NoSpace` is worth trying again (or the log has stopped, which the
+    /// next append tells).
     #[must_use]
     pub fn wait_room(&self) -> WaitRoom {
-        WaitRoom { core: self.core().clone() }
+        self.wait_room_for(Priority::Ordinary)
+    }
+
+    /// As [`wait_room`](Log::wait_room), for appends of this priority.
+    #[must_use]
+    pub fn wait_room_for(&self, priority: Priority) -> WaitRoom {
+        WaitRoom { core: self.core().clone(), priority }
+    }
+
+    /// Why there is no room for more segments, if so: ordinary records are refused once the active segment is full.
+    #[must_use]
+    pub fn no_space(&self) -> Option<Arc<str>> {
+        self.core().spares.short()
+    }
+
+    /// Tells the log how many bytes are kept beside it that count against [`LogOptions::disk_budget`].
+    pub fn set_other_bytes(&self, bytes: u64) {
+        self.core().other_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// The durable watermark: every record below is on disk.
@@ -337,6 +370,9 @@ impl Log {
             groups: core.groups.load(Ordering::Relaxed),
             syncs: core.syncs.load(Ordering::Relaxed),
             durability: core.options.durability.name(),
+            used_bytes: core.used_bytes(),
+            no_space: core.spares.short(),
+            refused: core.refusals.load(Ordering::Relaxed),
         }
     }
 
@@ -346,8 +382,8 @@ impl Log {
     }
 
     /// Prepares a segment ahead of need on the caller's thread, where one is wanted. False where none is.
-    pub(crate) fn prepare_segment(&self, disk: &dyn Disk) -> bool {
-        self.core().spares.prepare(disk)
+    pub(crate) fn prepare_segment(&self) -> bool {
+        self.core().prepare_segment()
     }
 
     /// As [`close`](Log::close), without the seal.
@@ -365,12 +401,13 @@ impl Log {
 #[derive(Debug)]
 pub struct WaitRoom {
     core: Arc<Core>,
+    priority: Priority,
 }
 
 impl Future for WaitRoom {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.core.wait_room(cx.waker()) { Poll::Pending } else { Poll::Ready(()) }
+        if self.core.wait_room(cx.waker(), self.priority) { Poll::Pending } else { Poll::Ready(()) }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::BytesMut;
@@ -12,8 +12,9 @@ use super::core::{Core, Queue};
 use super::error::OpenError;
 use super::options::LogOptions;
 use super::recovery::{Recovered, RecoveryReport, TailState, recover};
-use super::segment::{Header, SEGMENT_HEADER, hex};
-use super::spare::{Spares, install};
+use super::room::{self, NotMade};
+use super::segment::{Header, SEGMENT_HEADER, Segment, hex};
+use super::spare::{Place, Spares, install};
 use super::tail::TailCache;
 use super::watermark::Watermark;
 use super::writer::Writer;
@@ -41,9 +42,8 @@ impl Log {
         clock: Arc<dyn Clock>,
         options: LogOptions,
     ) -> Result<(Log, RecoveryReport), OpenError> {
-        let raw = disk.clone();
         let (log, report) = Log::open_manual(disk, clock, options)?;
-        start_threads(&log, raw)?;
+        start_threads(&log)?;
         Ok((log, report))
     }
 
@@ -67,6 +67,7 @@ impl Log {
         report.segments = core.segments.read().len();
         report.first = log.first();
         report.next = log.end();
+        report.no_space = core.spares.short();
         report.took = started.elapsed();
         tell(&report, &core.options);
         Ok((log, report))
@@ -81,7 +82,7 @@ fn assemble(
     recovered: Recovered,
 ) -> Result<Core, OpenError> {
     let log_id = recovered.log_id.unwrap_or_else(rand::random);
-    let spares = Spares::new(options.dir.clone(), options.segment_bytes, recovered.spares);
+    let spares = Spares::new(&options, recovered.spares);
     let mut segments: BTreeMap<_, _> =
         recovered.segments.into_iter().map(|segment| (segment.first().0, Arc::new(segment))).collect();
     let (next, last_time_us) = recovered.tail.as_ref().map_or((Lsn::FIRST, 0), |tail| (tail.next, tail.last_time_us));
@@ -90,6 +91,7 @@ fn assemble(
         (Some(tail), Some((_, segment))) => (segment.clone(), tail),
         _ => {
             let header = Header { log_id, first: next, created_us: clock.now_us(), weak: options.durability.is_weak() };
+            prepare(&spares, &disk, &options, used(&segments), Spares::has_ordinary)?;
             let made = spares.take(&disk).and_then(|spare| install(&disk, &options.dir, &spare, header));
             let (segment, file) = made.map_err(OpenError::io("creating a segment in", &options.dir))?;
             let segment = Arc::new(segment);
@@ -98,6 +100,9 @@ fn assemble(
             (segment, TailState { file, at, next, count: 0, last: Lsn::NONE, last_time_us, sealed: false })
         }
     };
+    prepare(&spares, &disk, &options, used(&segments), Spares::has_reserve)?;
+    let place =
+        Place { at: tail.at, capacity: segment.file_len.load(Ordering::Relaxed), segment_bytes: options.segment_bytes };
     let writer = Writer {
         segment,
         file: tail.file,
@@ -112,11 +117,12 @@ fn assemble(
     };
     let metrics = LogMetrics::new(options.durability.name());
     metrics.segments.set(segments.len() as f64);
+    metrics.no_space.set(f64::from(u8::from(spares.short().is_some())));
     Ok(Core {
         log_id,
         disk,
         clock,
-        queue: Mutex::new(Queue::new(next, last_time_us)),
+        queue: Mutex::new(Queue::new(next, last_time_us, place)),
         work: Condvar::new(),
         settled: Condvar::new(),
         writer: Mutex::new(writer),
@@ -128,11 +134,37 @@ fn assemble(
         metrics,
         groups: AtomicU64::new(0),
         syncs: AtomicU64::new(0),
+        refusals: AtomicU64::new(0),
+        other_bytes: AtomicU64::new(0),
         options,
     })
 }
 
-fn start_threads(log: &Log, raw: Arc<dyn Disk>) -> Result<(), OpenError> {
+fn used(segments: &BTreeMap<u64, Arc<Segment>>) -> u64 {
+    segments.values().map(|segment| segment.file_len.load(Ordering::Relaxed)).sum()
+}
+
+/// Makes spares until there are `enough`, or no room for them.
+fn prepare(
+    spares: &Spares,
+    disk: &CheckedDisk,
+    options: &LogOptions,
+    segments: u64,
+    enough: impl Fn(&Spares) -> bool,
+) -> Result<(), OpenError> {
+    while spares.short().is_none() && !enough(spares) {
+        match room::make(spares, &**disk.unlatched(), options, segments + spares.bytes()) {
+            Ok(spare) => spares.add(spare),
+            Err(NotMade::NoSpace(why)) => {
+                spares.set_short(Some(why));
+            }
+            Err(NotMade::Failed(error)) => return Err(OpenError::io("preparing a segment in", &options.dir)(error)),
+        }
+    }
+    Ok(())
+}
+
+fn start_threads(log: &Log) -> Result<(), OpenError> {
     let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work);
         thread.map_err(OpenError::io("starting a thread for", &log.core().options.dir))
@@ -144,8 +176,8 @@ fn start_threads(log: &Log, raw: Arc<dyn Disk>) -> Result<(), OpenError> {
         return Ok(());
     }
     let core = log.core().clone();
-    // Preparing goes past the latch: that it fails stops nothing, the writer makes a file itself when it needs one.
-    let preparer = spawn("forebay-prepare", Box::new(move || core.spares.run(&*raw)))?;
+    let preparer = spawn("forebay-prepare", Box::new(move || core.run_preparer()))?;
+    log.core().spares.set_ahead();
     log.handle.threads.lock().push(preparer);
     Ok(())
 }
@@ -184,6 +216,9 @@ fn tell(report: &RecoveryReport, options: &LogOptions) {
     }
     if let Some((from, to)) = report.gap {
         tracing::error!(%from, %to, "record numbers jump ahead: those between may have been given out and lost");
+    }
+    if let Some(why) = &report.no_space {
+        tracing::error!(%why, "the log has no room: new records are refused until there is, acknowledgements go on");
     }
     tracing::info!(%dir, next = %report.next, segments = report.segments, clean = report.clean, took_us = report.took.as_micros() as u64, "log open");
 }

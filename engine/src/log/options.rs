@@ -46,6 +46,16 @@ pub enum OnDamage {
     Quarantine,
 }
 
+/// What a record may count on when there is no room for more segments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Priority {
+    /// The room of the active segment; refused with `NoSpace` when it is full.
+    #[default]
+    Ordinary,
+    /// That, and the reserve: for records that let the log shrink again (acknowledgements, positions, ends).
+    Essential,
+}
+
 /// Settings of a log.
 #[derive(Clone, Debug)]
 pub struct LogOptions {
@@ -59,11 +69,14 @@ pub struct LogOptions {
     pub queue_bytes_max: usize,
     /// Bytes of the newest records kept in memory; default 32 MiB.
     pub tail_cache_bytes: usize,
+    /// Bytes that segments, spares and what is kept beside them may take; `None` (the default) leaves it to the disk. At least four segments.
+    /// At the budget the log does as on a full disk.
+    pub disk_budget: Option<u64>,
     /// What an acknowledged append means.
     pub durability: Durability,
     /// What to do when synced bytes are damaged.
     pub on_damage: OnDamage,
-    /// Prepare the next segment in the background, default true. Without it the writer prepares each segment itself when it needs it, and
+    /// Prepare the next segment in the background, default true. Without it whoever appends prepares a segment when it is needed, and
     /// the log does nothing but what its callers make it do: for simulations that have to repeat exactly.
     pub prepare_ahead: bool,
     /// Identity for a log that is created; `None` takes a random one. Tests that want the same bytes each time set it.
@@ -79,6 +92,7 @@ impl LogOptions {
             record_bytes_max: (1 << 20) + (64 << 10),
             queue_bytes_max: 64 << 20,
             tail_cache_bytes: 32 << 20,
+            disk_budget: None,
             durability: Durability::Synced,
             on_damage: OnDamage::Refuse,
             prepare_ahead: true,
@@ -96,6 +110,9 @@ impl LogOptions {
         }
         if self.queue_bytes_max == 0 {
             return fault("queue_bytes_max", "must be at least 1");
+        }
+        if self.disk_budget.is_some_and(|budget| budget < 4 * self.segment_bytes) {
+            return fault("disk_budget", "must be at least four segments");
         }
         if self.durability == Durability::Every(Duration::ZERO) {
             return fault("durability", "every(0) would never rest; use synced");

@@ -46,6 +46,8 @@ pub struct RecoveryReport {
     pub gap: Option<(Lsn, Lsn)>,
     /// Segments of an interrupted trim that were removed.
     pub trimmed: usize,
+    /// Why there is no room for new records, if so.
+    pub no_space: Option<Arc<str>>,
     /// Time taken.
     pub took: Duration,
 }
@@ -116,7 +118,7 @@ fn sort_out(disk: &dyn Disk, options: &LogOptions) -> Result<(Vec<PathBuf>, Vec<
                     .open(&path, OpenHow::Read)
                     .and_then(|file| file.len())
                     .is_ok_and(|len| len == options.segment_bytes);
-                if fits && spares.len() < 2 {
+                if fits && spares.len() < spare::SPARES_MAX {
                     spares.push(path.clone());
                     false
                 } else {

@@ -2,19 +2,33 @@
 //!
 //! A spare is either made anew (zeros, under `*.making` until it is complete) or a trimmed segment under a new name. It becomes a segment when its
 //! header is written and synced, the file renamed and the folder synced: see [`install`].
+//!
+//! One spare is the *reserve*: it is made with the log, and while no other can be made only essential records may go on into it. Records get
+//! their numbers before they are written, so room is promised when they are queued (see [`Place`]): what is queued always has a place to go.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::segment::{Header, SEGMENT_HEADER, Segment, file_name};
+use super::NewRecord;
+use super::frame::HEADER;
+use super::options::{LogOptions, Priority};
+use super::segment::{Header, SEAL_MIN, SEGMENT_HEADER, Segment, file_name};
 use crate::disk::{Disk, DiskFile, OpenHow};
 
+/// Spare files that ordinary records leave alone.
+pub(super) const RESERVE: usize = 1;
+/// Spare files prepared beyond the reserve.
+const AHEAD: usize = 1;
 /// Spare files kept at most.
-const SPARES_MAX: usize = 2;
+pub(super) const SPARES_MAX: usize = RESERVE + 2;
 const ZEROS: usize = 1 << 20;
+/// How long a segment that has no place for its name in the folder waits before it tries again.
+const HOLD: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(crate) struct Spares {
@@ -22,52 +36,285 @@ pub(crate) struct Spares {
     segment_bytes: u64,
     state: Mutex<State>,
     changed: Condvar,
+    /// A thread prepares spares: what is on its way may be counted on, and waited for.
+    ahead: AtomicBool,
+    /// The reserve is promised or used: each append has to ask.
+    strained: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct State {
     ready: Vec<PathBuf>,
+    /// How many of them are promised to records in the queue.
+    promised: usize,
+    /// How many a refused append would have needed.
+    demand: usize,
     made: u64,
-    wanted: bool,
+    /// Why no spare can be made: there is no room.
+    short: Option<Arc<str>>,
+    /// Why the last attempt failed, where room was not the reason.
+    failed: Option<Arc<str>>,
+    /// An append of this priority was refused, and nothing has changed since.
+    refused: [bool; 2],
+    /// Counts what may let a refused append through.
+    version: u64,
+    /// Try at once, whatever the backoff says.
+    kicked: bool,
     stop: bool,
+}
+
+/// Why no room can be promised now.
+#[derive(Debug)]
+pub(crate) enum Short {
+    /// A spare is being prepared; the number tells when something has changed.
+    Preparing(u64),
+    /// There is no room for one.
+    NoSpace(Arc<str>),
+    /// Making one failed.
+    Failed(Arc<str>),
+}
+
+/// Where the next record goes, as planned when records are queued. The writer follows the same rule, so that the plan is what happens.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    /// Offset in the segment.
+    pub at: u64,
+    /// The segment's size.
+    pub capacity: u64,
+    /// Size of the segments to come.
+    pub segment_bytes: u64,
+}
+
+impl Place {
+    /// True when a frame of `bytes` and a seal fit.
+    pub fn fits(&self, bytes: usize) -> bool {
+        self.at + (bytes + SEAL_MIN) as u64 <= self.capacity
+    }
+
+    /// The place behind the records, and how many segments have to be begun for them.
+    pub fn after(mut self, records: &[NewRecord], bytes: usize) -> (Place, usize) {
+        if self.fits(bytes) {
+            self.at += bytes as u64;
+            return (self, 0);
+        }
+        let mut begun = 0;
+        for record in records {
+            let need = HEADER + record.body.len();
+            if !self.fits(need) {
+                self.at = SEGMENT_HEADER as u64;
+                self.capacity = self.segment_bytes;
+                begun += 1;
+            }
+            self.at += need as u64;
+        }
+        (self, begun)
+    }
+}
+
+impl State {
+    fn free(&self) -> usize {
+        self.ready.len().saturating_sub(self.promised)
+    }
+
+    fn target(&self) -> usize {
+        RESERVE + self.demand.max(AHEAD)
+    }
 }
 
 impl Spares {
     /// `found` are spare files from before; those of another size must have been removed.
-    pub fn new(dir: PathBuf, segment_bytes: u64, found: Vec<PathBuf>) -> Spares {
+    pub fn new(options: &LogOptions, found: Vec<PathBuf>) -> Spares {
         let made = found.iter().filter_map(|path| path.file_stem()?.to_str()?.parse::<u64>().ok()).max().unwrap_or(0);
-        Spares {
-            dir,
-            segment_bytes,
-            state: Mutex::new(State { ready: found, made, wanted: true, stop: false }),
-            changed: Condvar::new(),
-        }
+        let strained = AtomicBool::new(found.len() < RESERVE);
+        let state = Mutex::new(State { ready: found, made, ..State::default() });
+        let (dir, segment_bytes, ahead) = (options.dir.clone(), options.segment_bytes, AtomicBool::new(false));
+        Spares { dir, segment_bytes, state, changed: Condvar::new(), ahead, strained }
     }
 
-    /// A prepared file, made on the spot when none is ready. Asks for another in the background.
+    /// A thread prepares spares from now on.
+    pub fn set_ahead(&self) {
+        self.ahead.store(true, Ordering::Relaxed);
+    }
+
+    /// True when a thread prepares spares; else whoever needs one makes it.
+    pub fn is_ahead(&self) -> bool {
+        self.ahead.load(Ordering::Relaxed)
+    }
+
+    /// True when appends that begin no segment must ask too.
+    pub fn is_strained(&self) -> bool {
+        self.strained.load(Ordering::Relaxed)
+    }
+
+    /// Promises `segments` spares to records that end at `place`.
+    ///
+    /// While no more spares can be made, ordinary records get none of the reserve. While one is being made, which is when nobody knows yet
+    /// whether there is room, they may count on half of it: if there turns out to be none, the other half is still there.
+    pub fn promise(&self, segments: usize, place: &Place, priority: Priority) -> Result<(), Short> {
+        let mut state = self.state.lock();
+        let given = match state.free().checked_sub(segments) {
+            None => false,
+            Some(left) if left >= RESERVE => true,
+            Some(_) if priority == Priority::Essential => true,
+            Some(_) => self.is_ahead() && state.short.is_none() && place.at <= self.segment_bytes / 2,
+        };
+        if given {
+            state.promised += segments;
+            self.note(&mut state);
+            if segments > 0 {
+                state.demand = 0;
+                self.changed.notify_all();
+            }
+            return Ok(());
+        }
+        if let Some(refused) = state.refused.get_mut(priority as usize) {
+            *refused = true;
+        }
+        state.demand = state.demand.max(segments);
+        if let Some(why) = &state.short {
+            return Err(Short::NoSpace(why.clone()));
+        }
+        if let Some(why) = state.failed.take() {
+            return Err(Short::Failed(why));
+        }
+        self.changed.notify_all();
+        Err(Short::Preparing(state.version))
+    }
+
+    /// A spare that was promised.
     pub fn take(&self, disk: &dyn Disk) -> io::Result<PathBuf> {
         let ready = {
             let mut state = self.state.lock();
-            state.wanted = true;
+            state.promised = state.promised.saturating_sub(1);
+            let ready = state.ready.pop();
+            self.note(&mut state);
             self.changed.notify_all();
-            state.ready.pop()
+            ready
         };
-        match ready {
-            Some(path) => Ok(path),
-            None => self.make(disk),
-        }
+        ready.map_or_else(|| self.make(disk), Ok)
     }
 
     /// Makes a trimmed segment a spare, or removes it when there are enough. Not durable until the folder is synced.
     pub fn recycle(&self, disk: &dyn Disk, path: &Path, len: u64) -> io::Result<()> {
-        let room = self.state.lock().ready.len() < SPARES_MAX;
+        let room = self.state.lock().free() < SPARES_MAX;
         if !room || len != self.segment_bytes {
             return disk.remove(path);
         }
         let spare = self.name("spare");
         disk.rename(path, &spare)?;
-        self.state.lock().ready.push(spare);
+        self.add(spare);
         Ok(())
+    }
+
+    /// Takes a prepared file in.
+    pub fn add(&self, spare: PathBuf) {
+        let mut state = self.state.lock();
+        state.ready.push(spare);
+        state.failed = None;
+        self.note(&mut state);
+        self.moved(&mut state);
+    }
+
+    /// Keeps `strained` true to the state.
+    fn note(&self, state: &mut State) {
+        self.strained.store(state.free() < RESERVE, Ordering::Relaxed);
+    }
+
+    fn moved(&self, state: &mut State) {
+        state.version += 1;
+        state.refused = [false; 2];
+        self.changed.notify_all();
+    }
+
+    /// Remembers that there is no room for a spare, or (`None`) that there is again. True when that is news.
+    pub fn set_short(&self, why: Option<Arc<str>>) -> bool {
+        let mut state = self.state.lock();
+        let news = state.short.is_some() != why.is_some();
+        state.short = why;
+        if news {
+            self.moved(&mut state);
+            // Those who wait for a spare that is being prepared are told, those who know already go on waiting.
+        }
+        news
+    }
+
+    /// Remembers why making a spare failed, for those who need one.
+    pub fn set_failed(&self, why: Arc<str>) {
+        let mut state = self.state.lock();
+        state.failed = Some(why);
+        self.moved(&mut state);
+    }
+
+    /// Why no spare can be made, if so.
+    pub fn short(&self) -> Option<Arc<str>> {
+        self.state.lock().short.clone()
+    }
+
+    /// True when more than the reserve is there.
+    pub fn has_ordinary(&self) -> bool {
+        self.state.lock().free() > RESERVE
+    }
+
+    /// True when the reserve is there.
+    pub fn has_reserve(&self) -> bool {
+        self.state.lock().free() >= RESERVE
+    }
+
+    /// Bytes of the spare files.
+    pub fn bytes(&self) -> u64 {
+        self.state.lock().ready.len() as u64 * self.segment_bytes
+    }
+
+    /// True when an append of this priority was refused and nothing has changed since.
+    pub fn refused(&self, priority: Priority) -> bool {
+        self.state.lock().refused.get(priority as usize).copied().unwrap_or(false)
+    }
+
+    /// Blocks until something has changed since `version`, or the log stops.
+    pub fn wait_change(&self, version: u64) {
+        let mut state = self.state.lock();
+        while state.version == version && !state.stop {
+            self.changed.wait(&mut state);
+        }
+    }
+
+    /// Blocks until a spare is needed; while none can be made at most for `backoff`, unless kicked. False when the log stops.
+    pub fn wait_need(&self, backoff: Duration) -> bool {
+        let mut state = self.state.lock();
+        loop {
+            if state.stop {
+                return false;
+            }
+            // The state ends with a spare that could be made, also when enough of them came back by trimming.
+            let needed = state.free() < state.target() || state.short.is_some();
+            let in_trouble = state.short.is_some() || state.failed.is_some();
+            if needed && (!in_trouble || state.kicked) {
+                state.kicked = false;
+                return true;
+            }
+            if needed {
+                if self.changed.wait_for(&mut state, backoff).timed_out() {
+                    return !state.stop;
+                }
+            } else {
+                self.changed.wait(&mut state);
+            }
+        }
+    }
+
+    /// Lets the next attempt begin at once.
+    pub fn kick(&self) {
+        self.state.lock().kicked = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits a moment; false when the log stops.
+    pub fn hold(&self) -> bool {
+        let mut state = self.state.lock();
+        if !state.stop {
+            self.changed.wait_for(&mut state, HOLD);
+        }
+        !state.stop
     }
 
     pub fn stop(&self) {
@@ -75,36 +322,10 @@ impl Spares {
         self.changed.notify_all();
     }
 
-    /// The background thread: keeps one spare ready. A failure here stops nothing; the writer makes a file itself when it needs one.
-    pub fn run(&self, disk: &dyn Disk) {
-        loop {
-            {
-                let mut state = self.state.lock();
-                while !(state.stop || state.wanted && state.ready.is_empty()) {
-                    self.changed.wait(&mut state);
-                }
-                if state.stop {
-                    return;
-                }
-            }
-            self.prepare(disk);
-        }
-    }
-
-    /// Makes a spare where one is wanted and none is ready. False where none is wanted.
-    pub fn prepare(&self, disk: &dyn Disk) -> bool {
-        {
-            let mut state = self.state.lock();
-            if state.stop || !state.wanted || !state.ready.is_empty() {
-                return false;
-            }
-            state.wanted = false;
-        }
-        match self.make(disk) {
-            Ok(path) => self.state.lock().ready.push(path),
-            Err(e) => tracing::warn!(dir = %self.dir.display(), error = %e, "could not prepare the next log segment"),
-        }
-        true
+    /// True when a spare is needed.
+    pub fn wants(&self) -> bool {
+        let state = self.state.lock();
+        !state.stop && (state.free() < state.target() || state.short.is_some())
     }
 
     fn name(&self, extension: &str) -> PathBuf {
@@ -113,7 +334,8 @@ impl Spares {
         self.dir.join(format!("{:06}.{extension}", state.made))
     }
 
-    fn make(&self, disk: &dyn Disk) -> io::Result<PathBuf> {
+    /// Makes a spare file; it is the caller's.
+    pub fn make(&self, disk: &dyn Disk) -> io::Result<PathBuf> {
         let making = self.name("making");
         let file = disk.open(&making, OpenHow::Create)?;
         let written = fill(&*file, 0, self.segment_bytes).and_then(|()| file.sync_data());

@@ -2,7 +2,8 @@
 //!
 //! The steps, each safe to crash after: the floor is written to `trim.intent` and synced; segments are unlinked or become spares; the folder is
 //! synced; the intent is removed. Opening finishes a trim whose intent is there, so a folder change that came through while an earlier one
-//! did not can never look like a missing segment.
+//! did not can never look like a missing segment. On a disk without room for the intent each removal is synced before the next, from the
+//! oldest on.
 
 use std::io;
 use std::path::Path;
@@ -13,7 +14,7 @@ use super::error::TrimError;
 use super::frame::u64_at;
 use super::scan::read_all;
 use super::segment::parse_name;
-use crate::disk::{Disk, OpenHow};
+use crate::disk::{Disk, OpenHow, is_no_space};
 use crate::ids::Lsn;
 use crate::metrics;
 
@@ -53,17 +54,29 @@ pub(crate) fn trim_to(core: &Core, floor: Lsn) -> Result<Trimmed, TrimError> {
     }
     let mut act = || -> io::Result<()> {
         let dir = &core.options.dir;
-        write_intent(&core.disk, dir, first)?;
+        let with_intent = match write_intent(&**core.disk.unlatched(), dir, first) {
+            Ok(()) => true,
+            // No room even for that. Then each removal is made durable before the next: what is left never has a hole either.
+            Err(e) if is_no_space(&e) => false,
+            Err(e) => return Err(e),
+        };
         for segment in &gone {
             let len = segment.file_len.load(std::sync::atomic::Ordering::Relaxed);
             core.spares.recycle(&core.disk, &segment.path, len)?;
+            if !with_intent {
+                core.disk.sync_dir(dir)?;
+            }
             done.segments += 1;
             done.bytes += len;
         }
         core.disk.sync_dir(dir)?;
-        core.disk.remove(&dir.join(INTENT))
+        match core.disk.unlatched().remove(&dir.join(INTENT)) {
+            Err(e) if with_intent || e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
     };
     let result = act();
+    core.trimmed_some();
     ::metrics::counter!(metrics::LOG_TRIMMED_SEGMENTS_TOTAL).increment(done.segments as u64);
     result.map(|()| done).map_err(|source| TrimError { floor, source })
 }

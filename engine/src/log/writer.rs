@@ -13,7 +13,7 @@ use super::options::Durability;
 use super::segment::{Header, SEAL_MIN, SEGMENT_HEADER, Seal, Segment};
 use super::spare;
 use super::tail::CachedGroup;
-use crate::disk::DiskFile;
+use crate::disk::{DiskFile, is_no_space};
 use crate::ids::Lsn;
 
 /// A group larger than this goes to the disk in several writes, so that its first records do not wait for its last.
@@ -179,7 +179,13 @@ impl Writer {
             weak: core.options.durability.is_weak(),
         };
         let spare = core.spares.take(&core.disk)?;
-        let (segment, file) = spare::install(&core.disk, &core.options.dir, &spare, header)?;
+        let (segment, file) = loop {
+            match spare::install(&core.disk, &core.options.dir, &spare, header) {
+                // The folder had no room for the longer name: nothing has changed, and it is tried again.
+                Err(e) if is_no_space(&e) && core.disk.latch().reason().is_none() && core.spares.hold() => {}
+                installed => break installed?,
+            }
+        };
         self.segment = Arc::new(segment);
         self.file = file;
         self.at = SEGMENT_HEADER as u64;
