@@ -24,6 +24,8 @@ pub const LOG_SEGMENTS: &str = "forebay_log_segments_count";
 pub const LOG_RECOVERY_CUT_BYTES: &str = "forebay_log_recovery_cut_bytes";
 /// Gauge, seconds: how long the last opening took.
 pub const LOG_RECOVERY_SECONDS: &str = "forebay_log_recovery_seconds";
+/// Counter, bytes: bytes that readers asked of the disk: records that are not in memory any more, and the indexes that lead to them.
+pub const LOG_READ_BYTES: &str = "forebay_log_read_bytes_total";
 /// Counter, files: segments removed or recycled by trimming.
 pub const LOG_TRIMMED_SEGMENTS_TOTAL: &str = "forebay_log_trimmed_segments_total";
 /// Gauge: 1 while there is no room for more log segments (full disk or disk budget), else 0.
@@ -45,8 +47,12 @@ pub const DELIVERIES: &str = "forebay_delivery_handed_out_total";
 pub const INBOX_OVERFLOWS: &str = "forebay_delivery_inbox_overflows_total";
 /// Counter: records read from the log for connections that were away or behind.
 pub const CATCH_UP_RECORDS: &str = "forebay_delivery_catch_up_records_total";
-/// Counter, bytes: bytes asked of the disk for connections that were away or behind: records and the indexes that lead to them.
-pub const CATCH_UP_BYTES: &str = "forebay_delivery_catch_up_read_bytes_total";
+/// Counter, files: indexes of segments written.
+pub const INDEX_WRITTEN: &str = "forebay_log_indexes_written_total";
+/// Counter, files: indexes of segments that were damaged or did not fit, and are built anew.
+pub const INDEX_UNUSABLE: &str = "forebay_log_indexes_unusable_total";
+/// Counter, times: the index of a segment could not be written (no room) and is tried again later.
+pub const INDEX_POSTPONED: &str = "forebay_log_indexes_postponed_total";
 /// Counter: stored messages not given to a new read position because of `offline_opts`.
 pub const OFFLINE_SKIPPED: &str = "forebay_delivery_offline_opts_skipped_total";
 /// Counter: messages not given to a keep-latest subscriber because a newer one of the topic exists.

@@ -61,13 +61,18 @@ impl<V> Trie<V> {
 
     /// Removes the values of exactly this filter for which `gone` holds, and the branches that are empty afterwards.
     pub fn remove(&mut self, filter: &str, gone: impl Fn(&V) -> bool) {
-        fn walk<V>(node: &mut Node<V>, levels: &mut std::str::Split<'_, char>, gone: &impl Fn(&V) -> bool) {
+        self.edit(filter, |values| values.retain(|v| !gone(v)));
+    }
+
+    /// Lets `change` at the values of exactly this filter, where there are any, and removes the branches that are empty afterwards.
+    pub fn edit(&mut self, filter: &str, change: impl FnOnce(&mut Vec<V>)) {
+        fn walk<V>(node: &mut Node<V>, levels: &mut std::str::Split<'_, char>, change: impl FnOnce(&mut Vec<V>)) {
             match levels.next() {
-                None => node.here.retain(|v| !gone(v)),
-                Some("#") => node.hash.retain(|v| !gone(v)),
+                None => change(&mut node.here),
+                Some("#") => change(&mut node.hash),
                 Some("+") => {
                     if let Some(plus) = &mut node.plus {
-                        walk(plus, levels, gone);
+                        walk(plus, levels, change);
                         if plus.is_empty() {
                             node.plus = None;
                         }
@@ -75,7 +80,7 @@ impl<V> Trie<V> {
                 }
                 Some(level) => {
                     if let Some(child) = node.children.get_mut(level) {
-                        walk(child, levels, gone);
+                        walk(child, levels, change);
                         if child.is_empty() {
                             node.children.remove(level);
                         }
@@ -83,7 +88,7 @@ impl<V> Trie<V> {
                 }
             }
         }
-        walk(&mut self.root, &mut filter.split('/'), &gone);
+        walk(&mut self.root, &mut filter.split('/'), change);
     }
 
     /// Calls `found` for each value whose filter matches the topic name; stops when it returns false.

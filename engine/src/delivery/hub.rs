@@ -11,6 +11,7 @@ use bytestring::ByteString;
 use metrics::Counter;
 use parking_lot::{Mutex, RwLock};
 
+use super::catch_up::Course;
 use super::inbox::{Begin, Inbox, LiveSubscription, Offer};
 use super::interest::Interest;
 use super::queue::{Queue, Resumed};
@@ -19,6 +20,7 @@ use crate::clock::Clock;
 use crate::event::{Message, Positions, QoS, SessionPositions, SubscriptionOptions};
 use crate::ids::Lsn;
 use crate::log::Log;
+use crate::postings::Postings;
 use crate::rules::{Kind, RuleIndex, StartAt};
 use crate::state::{Cursor, State, StoredMessage, Subscription};
 use crate::trie::Trie;
@@ -30,6 +32,7 @@ pub(crate) struct Hub {
     pub(crate) rules: Arc<RuleIndex>,
     pub(crate) state: Arc<RwLock<State>>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) postings: Arc<Postings>,
     /// Subscriptions of connected sessions. Idle sessions cost a publish nothing.
     live: RwLock<Trie<Arc<LiveSubscription>>>,
     /// How many subscriptions with QoS > 0 each filter has, connected or not.
@@ -51,12 +54,14 @@ impl Hub {
         rules: Arc<RuleIndex>,
         state: Arc<RwLock<State>>,
         clock: Arc<dyn Clock>,
+        postings: Arc<Postings>,
         work: Sender<Work>,
     ) -> Hub {
         let hub = Hub {
             log,
             rules,
             clock,
+            postings,
             live: RwLock::default(),
             interest: RwLock::default(),
             inboxes: Mutex::default(),
@@ -151,8 +156,7 @@ impl Hub {
         if !state.live || state.closed || stored.lsn < state.pos {
             return false;
         }
-        let indexes: Vec<usize> =
-            group.iter().filter_map(|sub| state.filters.iter().position(|f| f.sub.filter == sub.filter)).collect();
+        let indexes: Vec<usize> = group.iter().filter_map(|sub| state.filters.place(&sub.filter)).collect();
         if state.offer(&inbox.client, stored, &indexes, false) == Offer::Full {
             state.live = false;
             state.pos = stored.lsn;
@@ -259,10 +263,7 @@ impl Hub {
         if kind == Kind::Queue {
             begin.cursor = Cursor::at(since.max(self.live_end())); // Its messages come as leases, never by reading.
         }
-        let mut live = self.live.write();
-        live.remove(filter, |known| Arc::ptr_eq(&known.inbox, inbox));
-        live.insert(filter, Arc::clone(&sub));
-        drop(live);
+        enter(&mut self.live.write(), &sub);
         inbox.state.lock().add(Arc::clone(&sub), since, begin);
         sub
     }
@@ -272,7 +273,7 @@ impl Hub {
         self.count_interest(filter, previous, None);
         let inbox = self.inboxes.lock().get(client).cloned();
         if let Some(inbox) = inbox {
-            self.live.write().remove(filter, |known| Arc::ptr_eq(&known.inbox, &inbox));
+            leave(&mut self.live.write(), filter, &inbox);
             let leases = inbox.state.lock().remove(filter);
             let topics = self.queue.lock().release(&inbox.client, inbox.epoch, &leases, false);
             for topic in topics {
@@ -362,12 +363,13 @@ impl Hub {
             }
             state.closed = true;
             state.live = false;
-            state.reader = None;
+            state.course = Course::Unknown;
+            state.newest = None;
             (std::mem::take(&mut state.filters), state.sent_leases())
         };
         let mut live = self.live.write();
-        for filter in &filters {
-            live.remove(&filter.sub.filter, |known| Arc::ptr_eq(&known.inbox, inbox));
+        for filter in filters.iter() {
+            leave(&mut live, &filter.sub.filter, inbox);
         }
         drop(live);
         let sent: Vec<Lsn> = if lasting { leases } else { Vec::new() };
@@ -384,7 +386,7 @@ impl Hub {
             let fill = state.wants_fill() && !state.filling;
             state.filling |= fill;
             // One request at a time: the worker looks at all of the inbox's queues when it comes to it.
-            let queues = !state.asking && state.filters.iter().any(|f| f.sub.kind == Kind::Queue);
+            let queues = !state.asking && state.filters.has_queue();
             state.asking |= queues;
             (fill, queues)
         };
@@ -401,4 +403,31 @@ impl Hub {
     pub(super) fn superseded(&self, lsn: Lsn, message: &Message) -> bool {
         self.state.read().latest.get(&message.topic).is_some_and(|newest| *newest > lsn)
     }
+}
+
+/// The subscribers of a filter stand in the order of their inboxes' addresses, so that ten thousand of one filter come and go without
+/// looking at each other.
+fn place(subscribers: &[Arc<LiveSubscription>], inbox: &Arc<Inbox>) -> Result<usize, usize> {
+    subscribers.binary_search_by_key(&(Arc::as_ptr(inbox) as usize), |sub| Arc::as_ptr(&sub.inbox) as usize)
+}
+
+/// Files a subscription in the live tree, in the place of an earlier one of this inbox with this filter.
+fn enter(live: &mut Trie<Arc<LiveSubscription>>, sub: &Arc<LiveSubscription>) {
+    let subscribers = live.values_mut(&sub.filter);
+    match place(subscribers, &sub.inbox) {
+        Ok(at) => {
+            if let Some(known) = subscribers.get_mut(at) {
+                *known = Arc::clone(sub);
+            }
+        }
+        Err(at) => subscribers.insert(at, Arc::clone(sub)),
+    }
+}
+
+fn leave(live: &mut Trie<Arc<LiveSubscription>>, filter: &str, inbox: &Arc<Inbox>) {
+    live.edit(filter, |subscribers| {
+        if let Ok(at) = place(subscribers, inbox) {
+            subscribers.remove(at);
+        }
+    });
 }

@@ -4,6 +4,7 @@
 //! back, it stops being live and the catch-up worker reads the log for it from `pos` until it has caught up. One mechanism, and no
 //! second queue to lose from: whatever is not put in stays in the log above the cursors.
 
+mod filters;
 mod owed;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -14,11 +15,13 @@ use bytestring::ByteString;
 use parking_lot::Mutex;
 
 use super::Delivery;
+use super::catch_up::Course;
 use crate::event::{CursorAt, Epoch, Message, QoS, SubscriptionOptions};
 use crate::ids::Lsn;
-use crate::log::Reader;
+use crate::postings::Newest;
 use crate::rules::Kind;
 use crate::state::{Cursor, StoredMessage};
+use filters::Filters;
 
 /// Most messages an inbox holds (queued and handed out), besides what the client's window allows.
 const ENTRIES_MAX: usize = 1024;
@@ -47,7 +50,7 @@ pub(crate) struct Inbox {
 
 #[derive(Debug, Default)]
 pub(super) struct InboxState {
-    pub(super) filters: Vec<FilterState>,
+    pub(super) filters: Filters,
     /// Records ready to be handed out, in the order they are to be sent. Records that are no longer in `entries` are passed over.
     order: VecDeque<Lsn>,
     entries: BTreeMap<Lsn, Entry>,
@@ -65,9 +68,12 @@ pub(super) struct InboxState {
     pub(super) live: bool,
     /// While not live: the next record to look at. Every record below has been looked at for every filter whose `from` is not above it.
     pub(super) pos: Lsn,
-    /// Grows when `pos` is set back, so that a batch read before is dropped.
+    /// Grows when `pos` is set back or the filters change, so that what was read before is dropped.
     pub(super) generation: u64,
-    pub(super) reader: Option<Reader>,
+    /// While not live: how it goes on from `pos`. Good for the filters there are.
+    pub(super) course: Course,
+    /// Where the newest messages of a new position begin is being counted.
+    pub(super) newest: Option<Box<Newest>>,
     /// True while the catch-up worker has this inbox in its list.
     pub(super) filling: bool,
     /// True while the worker has been asked to look for queue messages for this inbox.
@@ -88,8 +94,10 @@ pub(super) struct FilterState {
     pub(super) from: Lsn,
     /// Records at or above `from` that are done (acknowledged out of order).
     done: BTreeSet<Lsn>,
+    /// Entries whose acknowledgement moves this subscription's cursor.
+    open: BTreeSet<Lsn>,
     /// QoS 0 publishes from here on reach this connection as they happen, not from the log.
-    qos0_until: Lsn,
+    pub(super) qos0_until: Lsn,
     /// `max_returned_count` still to be worked out for a new position.
     pub(super) newest: Option<u64>,
     /// Records of an earlier time are not given (`time_range`), us since 1970.
@@ -295,6 +303,7 @@ impl InboxState {
     pub(super) fn go_live(&mut self) {
         self.live = true;
         self.filling = false;
+        self.course = Course::Unknown;
         // The reader is past all of them.
         self.settled_ahead.clear();
     }
@@ -313,6 +322,11 @@ impl InboxState {
 
     fn insert(&mut self, lsn: Lsn, entry: Entry) {
         self.acknowledged += usize::from(entry.qos > QoS::AtMostOnce);
+        for cursor in &entry.cursors {
+            if let Some(filter) = self.filters.get_mut(&cursor.filter) {
+                filter.open.insert(lsn);
+            }
+        }
         if let Some(old) = self.entries.insert(lsn, entry) {
             self.acknowledged = self.acknowledged.saturating_sub(usize::from(old.qos > QoS::AtMostOnce));
         }
@@ -321,6 +335,11 @@ impl InboxState {
     fn take_out(&mut self, lsn: Lsn) -> Option<Entry> {
         let entry = self.entries.remove(&lsn)?;
         self.acknowledged = self.acknowledged.saturating_sub(usize::from(entry.qos > QoS::AtMostOnce));
+        for cursor in &entry.cursors {
+            if let Some(filter) = self.filters.get_mut(&cursor.filter) {
+                filter.open.remove(&lsn);
+            }
+        }
         if self.latest.get(&entry.message.topic) == Some(&lsn) {
             self.latest.remove(&entry.message.topic);
         }
@@ -373,39 +392,48 @@ impl InboxState {
 
     /// Adds a subscription or replaces it by one with other options.
     pub(super) fn add(&mut self, sub: Arc<LiveSubscription>, now: Lsn, begin: Begin) {
-        if let Some(known) = self.filters.iter_mut().find(|f| f.sub.filter == sub.filter) {
+        if let Some(known) = self.filters.get_mut(&sub.filter) {
             known.sub = sub;
             return;
         }
         let from = begin.cursor.next;
         let here = if self.live { now } else { self.pos };
         if from < here {
-            // Back to where this subscription begins; the others have had what lies between already.
-            if here < Lsn(u64::MAX) {
-                for other in &mut self.filters {
+            // Back to where this subscription begins; the others have had what lies between already. Before the first record was
+            // read there is nothing between.
+            if self.begun {
+                for other in self.filters.iter_mut() {
                     other.from = other.from.max(here);
                 }
             }
             self.pos = from;
             self.live = false;
-            self.reader = None;
-            self.generation += 1;
         }
+        // What is under way was begun without it.
+        self.course = Course::Unknown;
+        self.generation += 1;
+        let with_cursor = |entry: &Entry| entry.cursors.iter().any(|c| c.filter == sub.filter);
+        let open = self.entries.iter().filter(|(_, entry)| with_cursor(entry)).map(|(lsn, _)| *lsn).collect();
         self.filters.push(FilterState {
-            sub,
             start: begin.cursor.start,
             from,
             done: begin.cursor.acked().collect(),
+            open,
             qos0_until: begin.qos0_until,
             newest: begin.newest,
             not_before_us: begin.not_before_us,
+            sub,
         });
     }
 
     /// Removes a subscription. Returns the leases that go back to their queues.
     #[must_use]
     pub(super) fn remove(&mut self, filter: &str) -> Vec<Lsn> {
-        self.filters.retain(|f| f.sub.filter != filter);
+        self.filters.remove(filter);
+        self.generation += 1;
+        if self.newest.as_ref().is_some_and(|newest| newest.filter() == filter) {
+            self.newest = None;
+        }
         // What is queued and not handed out is not sent any more; what is in flight ends as it would have (MQTT-3.10.4-3).
         let (filters, mut gone, mut leases) = (&self.filters, Vec::new(), Vec::new());
         let concerned =
@@ -414,8 +442,9 @@ impl InboxState {
             let (mut queue, mut plain) = (false, false);
             // One that began later is not owed it (a retained message is, whenever it was published).
             let concerns = |f: &&FilterState| f.start <= *lsn || entry.ahead;
-            let topic = &entry.message.topic;
-            for other in filters.iter().filter(concerns).filter(|f| crate::topic::matches(&f.sub.filter, topic)) {
+            let mut places = Vec::new();
+            filters.matching(&entry.message.topic, &mut places);
+            for other in places.iter().filter_map(|place| filters.at(*place)).filter(concerns) {
                 queue |= other.sub.kind == Kind::Queue;
                 plain |= other.sub.kind != Kind::Queue;
             }

@@ -9,6 +9,7 @@
 //!
 //! A connection *takes* deliveries and *settles* them; settling moves cursors, removes queue messages and frees the window.
 
+mod catch_up;
 mod hub;
 mod inbox;
 mod interest;

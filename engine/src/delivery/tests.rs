@@ -8,8 +8,10 @@ use parking_lot::RwLock;
 
 use super::*;
 use crate::clock::SystemClock;
+use crate::disk::RealDisk;
 use crate::event::{Published, SessionOpened, Subscribed, SubscriptionOptions};
 use crate::log::{Log, LogOptions};
+use crate::postings::Postings;
 use crate::rules::{PubsubRule, RuleIndex, Rules, StartAt};
 use crate::state::{Change, State, StoredMessage};
 
@@ -36,7 +38,9 @@ fn bench() -> Bench {
     let rules = Arc::new(RuleIndex::new(&rules));
     let state = Arc::new(RwLock::new(State { applied: Lsn::FIRST, ..State::default() }));
     let (send, work) = channel();
-    let hub = Arc::new(Hub::new(log.clone(), rules.clone(), state.clone(), Arc::new(SystemClock), send));
+    let postings = Postings::new(log.clone(), Arc::new(RealDisk), Arc::new(SystemClock), log.durable_end()).unwrap();
+    let postings = Arc::new(postings);
+    let hub = Arc::new(Hub::new(log.clone(), rules.clone(), state.clone(), Arc::new(SystemClock), postings, send));
     Bench { _dir: dir, log, rules, state, hub, work }
 }
 
@@ -85,7 +89,7 @@ impl Bench {
     fn work(&self) {
         while let Ok(work) = self.work.try_recv() {
             match work {
-                Work::Fill(inbox) => while worker::fill(&self.hub, &inbox) {},
+                Work::Fill(inbox) => while catch_up::fill(&self.hub, &inbox) {},
                 Work::Topic(topic) => worker::hand_out(&self.hub, &topic),
                 Work::Room(inbox) => worker::hand_out_to(&self.hub, &inbox),
                 Work::Stop => return,

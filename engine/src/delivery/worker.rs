@@ -8,19 +8,15 @@ use std::sync::mpsc::Receiver;
 use bytes::Bytes;
 use bytestring::ByteString;
 
+use super::catch_up::fill;
 use super::hub::Hub;
-use super::inbox::{Inbox, Offer};
+use super::inbox::Inbox;
 use crate::event::codec::KIND_PUBLISHED;
 use crate::event::{Event, Published};
 use crate::ids::Lsn;
 use crate::log::{Log, ReadError, Record};
 use crate::rules::Kind;
 use crate::state::StoredMessage;
-use crate::topic;
-
-/// Records and bytes read for one inbox before the next has its turn.
-const CHUNK_RECORDS: usize = 512;
-const CHUNK_BYTES: usize = 512 * 1024;
 
 /// What the worker is asked to do.
 #[derive(Debug)]
@@ -84,7 +80,7 @@ pub(crate) fn load(log: &Log, lsn: Lsn) -> Result<Option<StoredMessage>, ReadErr
 }
 
 /// The message of a publish record; `None` for other records and for bytes that are none (reported).
-fn stored(record: &Record) -> Option<StoredMessage> {
+pub(super) fn stored(record: &Record) -> Option<StoredMessage> {
     if record.kind != KIND_PUBLISHED {
         return None;
     }
@@ -158,119 +154,4 @@ pub(super) fn hand_out(hub: &Hub, topic: &ByteString) {
         }
     }
     given.iter().for_each(|inbox| inbox.wake());
-}
-
-/// Reads one chunk of the log for an inbox. True when it wants more.
-pub(super) fn fill(hub: &Hub, inbox: &Arc<Inbox>) -> bool {
-    if let Some((filter, from, newest)) = unresolved(inbox) {
-        resolve_newest(hub, inbox, &filter, from, newest);
-        return true;
-    }
-    let (pos, generation, reader) = {
-        let mut state = inbox.state.lock();
-        if !state.wants_fill() {
-            state.filling = false;
-            // A reader holds its segment: a client that takes nothing must not keep the log from being trimmed.
-            state.reader = None;
-            return false;
-        }
-        (state.pos, state.generation, state.reader.take())
-    };
-    let mut records = Vec::new();
-    let read = match reader.filter(|r| r.position() == pos).map_or_else(|| hub.log.reader(pos), Ok) {
-        Ok(mut reader) => reader.read_batch(CHUNK_RECORDS, CHUNK_BYTES, &mut records).map(|_| reader),
-        Err(error) => Err(error),
-    };
-    let reader = match read {
-        Ok(reader) => reader,
-        Err(ReadError::Trimmed { first }) => {
-            tracing::warn!(client = %inbox.client, from = pos.0, to = first.0, "records a cursor still wanted were trimmed by retention");
-            metrics::counter!(crate::metrics::GAP_RECORDS).increment(first.0.saturating_sub(pos.0));
-            let mut state = inbox.state.lock();
-            if state.generation == generation {
-                state.pos = first;
-            }
-            return true;
-        }
-        Err(error) => {
-            tracing::error!(client = %inbox.client, lsn = pos.0, %error, "stored messages can't be read; this connection waits for them");
-            inbox.state.lock().filling = false;
-            return false;
-        }
-    };
-    metrics::counter!(crate::metrics::CATCH_UP_RECORDS).increment(records.len() as u64);
-    let messages: Vec<(StoredMessage, bool)> = records
-        .iter()
-        .filter_map(stored)
-        .map(|stored| {
-            let superseded = hub.superseded(stored.lsn, &stored.message);
-            (stored, superseded)
-        })
-        .collect();
-    let mut state = inbox.state.lock();
-    if state.closed || state.generation != generation {
-        return !state.closed;
-    }
-    for (stored, superseded) in &messages {
-        let matched: Vec<usize> = (0..state.filters.len())
-            .filter(|i| {
-                let filter = state.filters.get(*i).map(|f| &f.sub.filter);
-                filter.is_some_and(|filter| topic::matches(filter, &stored.message.topic))
-            })
-            .collect();
-        if !matched.is_empty() && state.offer(&inbox.client, stored, &matched, *superseded) == Offer::Full {
-            state.pos = stored.lsn;
-            state.filling = false;
-            return false;
-        }
-    }
-    state.pos = reader.position();
-    if records.is_empty() && hub.live_end() <= state.pos {
-        // Everything durable was looked at and the applier is not past it: from here on it puts messages in directly.
-        state.go_live();
-        return false;
-    }
-    state.reader = Some(reader);
-    true
-}
-
-fn unresolved(inbox: &Inbox) -> Option<(ByteString, Lsn, u64)> {
-    let state = inbox.state.lock();
-    state.filters.iter().find_map(|f| f.newest.map(|n| (f.sub.filter.clone(), f.from, n)))
-}
-
-/// Finds where the newest `newest` messages of a filter begin, so that they are then given oldest first.
-fn resolve_newest(hub: &Hub, inbox: &Inbox, filter: &ByteString, from: Lsn, newest: u64) {
-    let mut last: VecDeque<Lsn> = VecDeque::new();
-    let mut skipped = 0u64;
-    let mut scan = || -> Result<Lsn, ReadError> {
-        let mut reader = match hub.log.reader(from) {
-            Err(ReadError::Trimmed { first }) => hub.log.reader(first)?,
-            other => other?,
-        };
-        let mut records = Vec::new();
-        while reader.read_batch(CHUNK_RECORDS, CHUNK_BYTES, &mut records)? > 0 {
-            for stored in records.drain(..).filter_map(|record| stored(&record)) {
-                if topic::matches(filter, &stored.message.topic) {
-                    last.push_back(stored.lsn);
-                    if last.len() as u64 > newest {
-                        last.pop_front();
-                        skipped += 1;
-                    }
-                }
-            }
-        }
-        Ok(last.front().copied().unwrap_or(reader.position()))
-    };
-    let begin = scan().unwrap_or_else(|error| {
-        tracing::error!(%filter, %error, "the newest stored messages can't be found; the subscription begins with what follows");
-        hub.live_end()
-    });
-    metrics::counter!(crate::metrics::OFFLINE_SKIPPED).increment(skipped);
-    let mut state = inbox.state.lock();
-    if let Some(f) = state.filters.iter_mut().find(|f| f.sub.filter == *filter) {
-        f.newest = None;
-        f.from = f.from.max(begin);
-        f.start = f.start.max(begin);
-    }
 }

@@ -15,7 +15,7 @@ use crate::disk::FolderLock;
 use crate::event::{ClientDisconnected, Event, SessionClosed, SessionOpened};
 use crate::ids::Lsn;
 use crate::log::watermark::Watermark;
-use crate::log::{Log, Reader, Record};
+use crate::log::{self, Log, Reader, Record};
 use crate::state::checkpoint::Snapshot;
 use crate::state::{Change, State, StoredMessage};
 
@@ -52,7 +52,7 @@ pub(super) struct Applier {
 /// Where the applier stands.
 pub(super) struct Place {
     reader: Reader,
-    records: Vec<Record>,
+    records: Vec<(Record, log::Place)>,
     /// When changed rows were handed to the index last, and bytes of the log applied since.
     indexed_us: u64,
     unindexed: u64,
@@ -116,7 +116,8 @@ impl Applier {
         let closing = self.closing.load(Ordering::Acquire);
         let stopped = self.log.stopped_reason();
         let mut records = std::mem::take(&mut self.place.records);
-        let read = self.place.reader.read_batch(max_records, BATCH_BYTES, &mut records).map_err(|e| e.to_string())?;
+        let from = self.place.reader.position();
+        let read = self.place.reader.read_placed(max_records, BATCH_BYTES, &mut records).map_err(|e| e.to_string())?;
         let position = self.place.reader.position();
         self.place.lag.set(self.log.durable_end().0.saturating_sub(position.0) as f64);
         if read == 0 {
@@ -131,9 +132,10 @@ impl Applier {
                 self.applied.publish(position, 0); // A gap in the numbers, and nothing in it.
             }
         } else {
-            let bytes = records.iter().map(|r| r.body.len() as u64 + 48).sum::<u64>();
+            let bytes = records.iter().map(|(r, _)| r.body.len() as u64 + 48).sum::<u64>();
             self.place.bytes += bytes;
             self.place.unindexed += bytes;
+            self.hub.postings.feed(from, &records, position);
             self.apply_batch(&mut records)?;
             self.applied.publish(position, 0);
         }
@@ -154,11 +156,11 @@ impl Applier {
         Ok(if read == 0 { Step::Idle } else { Step::Applied })
     }
 
-    fn apply_batch(&self, records: &mut Vec<Record>) -> Result<(), String> {
+    fn apply_batch(&self, records: &mut Vec<(Record, log::Place)>) -> Result<(), String> {
         let mut applied: Vec<(Lsn, u64, Event, Change)> = Vec::with_capacity(records.len());
         {
             let mut state = self.state.write();
-            for record in records.drain(..) {
+            for (record, _) in records.drain(..) {
                 let (lsn, time_us) = (record.lsn, record.time_us);
                 let event = super::event_for_state(&record).map_err(|e| format!("record {lsn}: {e}"))?;
                 let change = state.apply(&self.hub.rules, lsn, time_us, &event);

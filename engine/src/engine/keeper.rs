@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::disk::{Disk, FolderLock};
 use crate::ids::Lsn;
 use crate::log::Log;
+use crate::postings::Postings;
 use crate::state::State;
 use crate::state::checkpoint::Snapshot;
 use crate::state::store::{Batch, StateStore};
@@ -86,6 +87,7 @@ pub(super) struct Keeper {
     pub(super) trimming: bool,
     pub(super) shared: Arc<Shared>,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) postings: Arc<Postings>,
     pub(super) index: IndexHealth,
     /// See [`lag_bytes`].
     pub(super) lag_bytes: u64,
@@ -176,6 +178,8 @@ impl Keeper {
     /// Takes trimming one step on: removes segments that retention gives up and nobody needs.
     pub(super) fn trim(&mut self) {
         self.trimming = self.trimmer.step(self.limit()) == Step::Waiting;
+        // The indexes of what is gone go too.
+        self.postings.look();
     }
 
     /// The log is never trimmed beyond the newest checkpoint, nor beyond what sinks have stored.

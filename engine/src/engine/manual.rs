@@ -15,6 +15,7 @@ use super::keeper::{Job, Keeper};
 use super::open::Parts;
 use crate::delivery::{Hub, Work, Worker};
 use crate::log::Log;
+use crate::postings::Indexer;
 
 /// The engine's threads, as steps. Each step answers whether there was something to do.
 pub struct Manual {
@@ -27,6 +28,7 @@ pub struct Manual {
     jobs: Arc<Mutex<VecDeque<Job>>>,
     worker: Worker,
     todo: Receiver<Work>,
+    indexer: Indexer,
 }
 
 impl std::fmt::Debug for Manual {
@@ -37,8 +39,8 @@ impl std::fmt::Debug for Manual {
 
 impl Manual {
     pub(super) fn new(log: Log, hub: Arc<Hub>, parts: Parts, jobs: Arc<Mutex<VecDeque<Job>>>) -> Manual {
-        let Parts { applier, keeper, todo } = parts;
-        Manual { log, hub, applier, ended: false, keeper, jobs, worker: Worker::default(), todo }
+        let Parts { applier, keeper, todo, indexer } = parts;
+        Manual { log, hub, applier, ended: false, keeper, jobs, worker: Worker::default(), todo, indexer }
     }
 
     /// The log's writer: writes what has gathered as one group.
@@ -99,6 +101,12 @@ impl Manual {
         }
         self.worker.step(&self.hub, next);
         true
+    }
+
+    /// The indexer: scans a stretch of the log whose topics it does not know, writes the index of a segment, or removes those of
+    /// trimmed ones.
+    pub fn index(&mut self) -> bool {
+        self.indexer.step()
     }
 
     /// Ends the engine as [`Engine::close`] does, with everything that its threads would still do. At most `steps` of them are taken:

@@ -340,6 +340,7 @@ impl Inner {
         }
         // The applier drains what is durable, writes state and ends; then the others have nothing left to do.
         let _ = self.work.send(Work::Stop);
+        self.hub.postings.stop();
         let threads: Vec<JoinHandle<()>> = self.threads.lock().drain(..).collect();
         let own = thread::current().id();
         if threads.iter().any(|thread| thread.thread().id() == own) {

@@ -23,6 +23,7 @@ use crate::event::codec::CodecError;
 use crate::ids::Lsn;
 use crate::log::watermark::Watermark;
 use crate::log::{self, Log, LogOptions, ReadError, RecoveryReport};
+use crate::postings::{Indexer, Postings};
 use crate::rules::RuleIndex;
 use crate::state::State;
 use crate::state::checkpoint::{self, CheckpointError};
@@ -127,13 +128,14 @@ pub(super) fn open(options: EngineOptions) -> Result<(Engine, OpenReport), OpenE
     remove_old_index(&state_dir(&options.dir).join("index"));
     let log_options = LogOptions { dir: options.dir.join("log"), ..options.log.clone() };
     let (log, recovery) = Log::open_on(Arc::clone(&disk), Arc::clone(&options.clock), log_options)?;
-    let (engine, Parts { applier, keeper, todo }, report) =
+    let (engine, Parts { applier, keeper, todo, indexer }, report) =
         put_together(options, disk, store, lock, (log, recovery), keep)?;
     let hub = Arc::clone(&engine.inner.hub);
     let threads = [
         spawn("forebay-apply", move || applier.run())?,
         spawn("forebay-deliver", move || delivery::run(&hub, &todo))?,
         spawn("forebay-state", move || keeper.run(&jobs))?,
+        spawn("forebay-index", move || indexer.run())?,
     ];
     engine.inner.threads.lock().extend(threads);
     Ok((engine, report))
@@ -181,6 +183,7 @@ pub(super) struct Parts {
     pub(super) applier: Applier,
     pub(super) keeper: Keeper,
     pub(super) todo: mpsc::Receiver<Work>,
+    pub(super) indexer: Indexer,
 }
 
 /// Brings state up to the opened log and puts the engine together; nothing runs yet.
@@ -202,12 +205,17 @@ fn put_together(
     let last_epoch = AtomicU64::new(state.epoch);
     let state = Arc::new(RwLock::new(state));
     let applied = Arc::new(Watermark::new(end));
+    let postings = Postings::new(log.clone(), Arc::clone(&disk), Arc::clone(&options.clock), end);
+    let postings =
+        postings.map_err(|source| OpenError::Io { what: "listing", path: options.log.dir.clone(), source })?;
+    let postings = Arc::new(postings);
     let (work, todo) = mpsc::channel();
     let hub = Arc::new(Hub::new(
         log.clone(),
         Arc::clone(&rules),
         Arc::clone(&state),
         Arc::clone(&options.clock),
+        Arc::clone(&postings),
         work.clone(),
     ));
     hub.set_delivering(end);
@@ -233,6 +241,7 @@ fn put_together(
         trimming: false,
         shared: Arc::clone(&shared),
         clock: Arc::clone(&options.clock),
+        postings: Arc::clone(&postings),
         index: IndexHealth::default(),
         lag_bytes: keeper::lag_bytes(options.log.segment_bytes),
         _lock: Arc::clone(&lock),
@@ -266,7 +275,7 @@ fn put_together(
         lock: Mutex::new(Some(lock)),
     };
     let report = OpenReport { log: recovery, state: source, replayed };
-    Ok((Engine { inner: Arc::new(inner) }, Parts { applier, keeper, todo }, report))
+    Ok((Engine { inner: Arc::new(inner) }, Parts { applier, keeper, todo, indexer: Indexer::new(postings) }, report))
 }
 
 fn list_checkpoints(disk: &dyn Disk, state_dir: &Path) -> Result<Vec<(Lsn, PathBuf)>, OpenError> {

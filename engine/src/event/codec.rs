@@ -332,6 +332,24 @@ impl Event {
 /// The record kind of [`Event::Published`], for readers that look at nothing else.
 pub const KIND_PUBLISHED: u8 = 7;
 
+/// The topic in the body of a record of kind [`KIND_PUBLISHED`], without decoding the rest; `None` where the bytes are none.
+#[must_use]
+pub fn published_topic(body: &[u8]) -> Option<&str> {
+    let (&version, body) = body.split_first()?;
+    let (_flags, mut body) = body.split_first()?;
+    let mut len = 0usize;
+    for shift in (0..21).step_by(7) {
+        let (&byte, rest) = body.split_first()?;
+        body = rest;
+        len |= usize::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            let topic = body.get(..len).filter(|_| version == BODY_VERSION)?;
+            return std::str::from_utf8(topic).ok();
+        }
+    }
+    None
+}
+
 /// Appends `n` as LEB128.
 pub fn put_int(out: &mut Vec<u8>, mut n: u64) {
     while n >= 0x80 {

@@ -10,7 +10,9 @@ use super::Record;
 use super::core::Core;
 use super::error::{NotDurable, ReadError};
 use super::frame::{self, Decoded, Frame, HEADER, KIND_GAP};
+use super::placed::Place;
 use super::segment::Segment;
+use super::tail::CachedGroup;
 use super::watermark::WaitDurable;
 use crate::disk::DiskFile;
 use crate::ids::Lsn;
@@ -83,6 +85,7 @@ impl FrameWalk {
                 return Err(WalkError::Damaged("a record reaches beyond the end".to_owned()));
             }
             let mut buffer = BytesMut::zeroed(need.max(READ_BYTES).min(left));
+            metrics::counter!(crate::metrics::LOG_READ_BYTES).increment(buffer.len() as u64);
             let n = self.file.read_at(&mut buffer, self.at).map_err(WalkError::Io)?;
             if n < need {
                 return Err(WalkError::Damaged("the file is shorter than it was".to_owned()));
@@ -101,6 +104,9 @@ enum Source {
     Memory {
         frames: Bytes,
         next: Lsn,
+        /// First record of their segment, and the offset of the first of them in it.
+        segment: Lsn,
+        at: u64,
     },
     /// A segment, held so that it is not recycled.
     Disk {
@@ -117,11 +123,13 @@ pub struct Reader {
     core: Arc<Core>,
     position: Lsn,
     source: Source,
+    /// Of the frame given last.
+    place: Place,
 }
 
 impl Reader {
     pub(crate) fn new(core: Arc<Core>, from: Lsn) -> Result<Reader, ReadError> {
-        let reader = Reader { core, position: from.max(Lsn::FIRST), source: Source::None };
+        let reader = Reader { core, position: from.max(Lsn::FIRST), source: Source::None, place: Place::default() };
         reader.core.check_trimmed(reader.position)?;
         Ok(reader)
     }
@@ -156,15 +164,24 @@ impl Reader {
         Ok(count)
     }
 
+    pub(super) fn durable_end(&self) -> Lsn {
+        self.core.watermark.end()
+    }
+
+    /// Where the frame given last lies.
+    pub(super) fn place(&self) -> Place {
+        self.place
+    }
+
     /// One frame at or after the position; `None` when the source has to change.
-    fn step(&mut self) -> Result<Option<(Frame, Bytes)>, ReadError> {
+    pub(super) fn step(&mut self) -> Result<Option<(Frame, Bytes)>, ReadError> {
         loop {
             let (frame, data, next) = match &mut self.source {
                 Source::None => {
                     self.source = self.find()?;
                     return Ok(None);
                 }
-                Source::Memory { frames, next } => {
+                Source::Memory { frames, next, segment, at } => {
                     // Checked when it was encoded, and in memory ever since.
                     let Some(frame) = frame::peek(frames).filter(|frame| frame.size() <= frames.len()) else {
                         self.position = self.position.max(*next);
@@ -173,10 +190,16 @@ impl Reader {
                     };
                     let data = frames.split_to(frame.size());
                     let after = frame::next_after(&frame, &data);
+                    self.place = Place { segment: *segment, at: *at, len: frame.size() as u32 };
+                    *at += frame.size() as u64;
                     (frame, data, after)
                 }
                 Source::Disk { segment, walk } => match walk.step() {
-                    Ok(Some((frame, data))) => (frame, data, walk.next),
+                    Ok(Some((frame, data))) => {
+                        let len = frame.size() as u32;
+                        self.place = Place { segment: segment.first(), at: walk.at - u64::from(len), len };
+                        (frame, data, walk.next)
+                    }
                     Ok(None) => {
                         if walk.next >= segment.next() && !self.core.is_active(segment) {
                             self.position = self.position.max(segment.next());
@@ -203,7 +226,8 @@ impl Reader {
 
     fn find(&self) -> Result<Source, ReadError> {
         if let Some(group) = self.core.tail.get(self.position) {
-            return Ok(Source::Memory { frames: group.frames, next: group.next });
+            let CachedGroup { frames, next, segment, at, .. } = group;
+            return Ok(Source::Memory { frames, next, segment, at });
         }
         self.core.check_trimmed(self.position)?;
         let segment = self.core.segment_of(self.position).ok_or_else(|| self.core.trimmed())?;
@@ -260,7 +284,7 @@ impl Core {
         self.segments.read().first_key_value().map_or(Lsn::FIRST, |(first, _)| Lsn(*first))
     }
 
-    fn trimmed(&self) -> ReadError {
+    pub(super) fn trimmed(&self) -> ReadError {
         ReadError::Trimmed { first: self.first() }
     }
 
@@ -268,7 +292,7 @@ impl Core {
         if position < self.first() { Err(self.trimmed()) } else { Ok(()) }
     }
 
-    fn segment_of(&self, lsn: Lsn) -> Option<Arc<Segment>> {
+    pub(super) fn segment_of(&self, lsn: Lsn) -> Option<Arc<Segment>> {
         self.segments.read().range(..=lsn.0).next_back().map(|(_, segment)| segment.clone())
     }
 
@@ -276,7 +300,7 @@ impl Core {
         self.segments.read().last_key_value().is_some_and(|(_, last)| Arc::ptr_eq(last, segment))
     }
 
-    fn file_of(&self, segment: &Segment) -> Result<Arc<dyn DiskFile>, ReadError> {
+    pub(super) fn file_of(&self, segment: &Segment) -> Result<Arc<dyn DiskFile>, ReadError> {
         segment.file(&self.disk).map_err(|source| ReadError::Io { file: segment.path.clone(), source })
     }
 }

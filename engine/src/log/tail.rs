@@ -28,6 +28,9 @@ pub(crate) struct CachedGroup {
     pub first: Lsn,
     pub next: Lsn,
     pub frames: Bytes,
+    /// First record of their segment, and the offset of the first of them in it.
+    pub segment: Lsn,
+    pub at: u64,
 }
 
 impl TailCache {

@@ -158,13 +158,14 @@ impl Writer {
         for (lsn, at) in &pending.marks {
             self.segment.note(*lsn, self.at + at);
         }
+        let (segment, at) = (self.segment.first(), self.at);
         self.at += pending.buffer.len() as u64;
         if sync {
             self.synced = pending.next;
         }
         self.segment.extend(self.at, pending.next);
         let (first, next) = (pending.first, pending.next);
-        let cached = CachedGroup { first, next, frames: pending.buffer.freeze() };
+        let cached = CachedGroup { first, next, frames: pending.buffer.freeze(), segment, at };
         self.spare_buffer = core.tail.push(cached).unwrap_or_default();
         core.watermark.publish(next, group);
         Ok(())

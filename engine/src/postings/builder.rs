@@ -1,5 +1,6 @@
 //! Building an index: topics and positions are gathered, then encoded at once.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use super::coding::{checksum, put_positions, put_topic, seed};
@@ -64,29 +65,50 @@ impl IndexBuilder {
 
     /// The bytes of the index.
     pub(crate) fn encode(&self, of: &Identity) -> Vec<u8> {
-        let mut topics: Vec<(&str, &[Position])> = self.topics.iter().map(|(t, r)| (&**t, r.as_slice())).collect();
-        topics.sort_unstable_by_key(|(topic, _)| *topic);
-        let blocks = blocks(&topics, of.first);
-        let filter = membership::build(topics.len(), topics.iter().map(|(topic, _)| topic.as_bytes()));
-        let mut table = Vec::new();
-        let mut before: &[u8] = &[];
-        for block in &blocks {
-            put_topic(&mut table, before, block.first_topic);
-            put_int(&mut table, block.entries.len() as u64 + 4);
-            put_int(&mut table, block.chunks.iter().map(|c| c.len() as u64 + 4).sum());
-            before = block.first_topic;
-        }
-        let mut out = header(of, self.records, topics.len(), blocks.len(), &filter, &table);
-        out.extend_from_slice(&filter);
-        out.extend_from_slice(&table);
-        let seed = seed(&of.log_id, of.first);
-        for part in blocks.iter().flat_map(|b| std::iter::once(&b.entries).chain(&b.chunks)) {
-            let crc = checksum(seed, out.len() as u64, part);
-            out.extend_from_slice(part);
-            out.extend_from_slice(&crc.to_le_bytes());
-        }
-        out
+        encode(&[self], of)
     }
+}
+
+/// The bytes of an index of what several builders took, one after the other.
+pub(crate) fn encode(parts: &[&IndexBuilder], of: &Identity) -> Vec<u8> {
+    let topics = merged(parts);
+    let blocks = blocks(&topics, of.first);
+    let filter = membership::build(topics.len(), topics.iter().map(|(topic, _)| topic.as_bytes()));
+    let mut table = Vec::new();
+    let mut before: &[u8] = &[];
+    for block in &blocks {
+        put_topic(&mut table, before, block.first_topic);
+        put_int(&mut table, block.entries.len() as u64 + 4);
+        put_int(&mut table, block.chunks.iter().map(|c| c.len() as u64 + 4).sum());
+        before = block.first_topic;
+    }
+    let records = parts.iter().map(|part| part.records).sum();
+    let mut out = header(of, records, topics.len(), blocks.len(), &filter, &table);
+    out.extend_from_slice(&filter);
+    out.extend_from_slice(&table);
+    let seed = seed(&of.log_id, of.first);
+    for part in blocks.iter().flat_map(|b| std::iter::once(&b.entries).chain(&b.chunks)) {
+        let crc = checksum(seed, out.len() as u64, part);
+        out.extend_from_slice(part);
+        out.extend_from_slice(&crc.to_le_bytes());
+    }
+    out
+}
+
+/// Topics in order, each with all of its records.
+fn merged<'a>(parts: &[&'a IndexBuilder]) -> Vec<(&'a str, Cow<'a, [Position]>)> {
+    let all = parts.iter().zip(0..).flat_map(|(part, n)| part.topics.iter().map(move |(t, r)| (&**t, n, r)));
+    let mut all: Vec<(&str, usize, &Records)> = all.collect();
+    all.sort_unstable_by_key(|(topic, n, _)| (*topic, *n));
+    let same = all.chunk_by(|a, b| a.0 == b.0);
+    same.filter_map(|group| match group {
+        [] => None,
+        [(topic, _, records)] => Some((*topic, Cow::Borrowed(records.as_slice()))),
+        [(topic, ..), ..] => {
+            Some((*topic, Cow::Owned(group.iter().flat_map(|(_, _, r)| r.as_slice()).copied().collect())))
+        }
+    })
+    .collect()
 }
 
 fn header(of: &Identity, records: u64, topics: usize, blocks: usize, filter: &[u8], table: &[u8]) -> Vec<u8> {
@@ -117,7 +139,7 @@ struct Block<'a> {
     chunks: Vec<Vec<u8>>,
 }
 
-fn blocks<'a>(topics: &[(&'a str, &[Position])], first: Lsn) -> Vec<Block<'a>> {
+fn blocks<'a>(topics: &[(&'a str, Cow<'_, [Position]>)], first: Lsn) -> Vec<Block<'a>> {
     let (mut blocks, mut block, mut before, mut behind): (Vec<Block<'a>>, Block<'a>, &[u8], u64) = Default::default();
     for (topic, records) in topics {
         let topic = topic.as_bytes();

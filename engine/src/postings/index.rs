@@ -43,7 +43,7 @@ impl Source {
         match self {
             Source::File(file) => {
                 let mut bytes = vec![0; len];
-                metrics::counter!(crate::metrics::CATCH_UP_BYTES).increment(len as u64);
+                metrics::counter!(crate::metrics::LOG_READ_BYTES).increment(len as u64);
                 if file.read_at(&mut bytes, at)? < len { Err(cut) } else { Ok(bytes.into()) }
             }
             Source::Memory(bytes) => {

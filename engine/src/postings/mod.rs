@@ -47,10 +47,15 @@
 //! The file is written under the name `*.idx-making`, synced, and renamed. That the name is not synced costs at most building it again.
 
 mod builder;
+mod catalog;
 mod coding;
 mod found;
 mod index;
+mod indexer;
 mod membership;
+mod newest;
+mod part;
+mod plan;
 #[cfg(test)]
 mod tests;
 
@@ -59,8 +64,12 @@ use std::io;
 use crate::ids::Lsn;
 
 pub(crate) use builder::IndexBuilder;
+pub(crate) use catalog::Postings;
 pub(crate) use found::Found;
 pub(crate) use index::{Search, SegmentIndex, Source};
+pub(crate) use indexer::Indexer;
+pub(crate) use newest::{Counted, Newest};
+pub(crate) use plan::{Plan, Searching, Wanted};
 
 /// Where a record lies in the file that the index is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -9,7 +9,7 @@ use crate::rules::Kind;
 use crate::state::StoredMessage;
 
 impl InboxState {
-    /// Offers a record that matches the filters at `matched` (indexes).
+    /// Offers a record that matches the filters at these places.
     pub(in crate::delivery) fn offer(
         &mut self,
         client: &str,
@@ -20,7 +20,7 @@ impl InboxState {
         let (lsn, message) = (stored.lsn, &stored.message);
         let mut entry: Option<Entry> = None;
         let mut had_already = false;
-        for f in matched.iter().filter_map(|i| self.filters.get(*i)) {
+        for f in matched.iter().filter_map(|place| self.filters.at(*place)) {
             let rule_cursor = f.sub.kind.is_rule_cursor();
             if f.sub.kind == Kind::Queue || f.sub.options.no_local && message.publisher == *client {
                 continue;
@@ -48,6 +48,11 @@ impl InboxState {
             // On its way already (a retained message, a lease, an overlapping filter): its acknowledgement moves these cursors too.
             let fresh: Vec<_> =
                 entry.cursors.into_iter().filter(|c| !known.cursors.iter().any(|k| k.filter == c.filter)).collect();
+            for cursor in &fresh {
+                if let Some(filter) = self.filters.get_mut(&cursor.filter) {
+                    filter.open.insert(lsn);
+                }
+            }
             known.cursors.extend(fresh);
             known.only_latest &= entry.only_latest;
             return Offer::Done;
@@ -101,16 +106,17 @@ impl InboxState {
 
     /// The durable cursors that a message of this topic concerns, without a new low.
     pub(in crate::delivery) fn durable_matching(&self, topic: &str) -> Vec<CursorAt> {
-        let durable = self.filters.iter().filter(|f| f.sub.durable && crate::topic::matches(&f.sub.filter, topic));
+        let mut places = Vec::new();
+        self.filters.matching(topic, &mut places);
+        let durable = places.iter().filter_map(|place| self.filters.at(*place)).filter(|f| f.sub.durable);
         durable.map(|f| CursorAt { filter: f.sub.filter.clone(), low: Lsn::NONE }).collect()
     }
 
     /// Everything below is done for this subscription.
     fn low(&self, filter: &str, offered: Lsn) -> Lsn {
-        let Some(f) = self.filters.iter().find(|f| f.sub.filter == *filter) else { return Lsn::NONE };
+        let Some(f) = self.filters.get(filter) else { return Lsn::NONE };
         let read = if self.live { offered } else { self.pos.max(f.from) };
-        let open =
-            self.entries.iter().find(|(_, e)| e.cursors.iter().any(|c| c.filter == *filter)).map(|(lsn, _)| *lsn);
+        let open = f.open.first().copied();
         let in_flight = self.in_flight.first().copied();
         // What was never for this subscription does not hold it back.
         [open, in_flight].into_iter().flatten().min().unwrap_or(read).min(read).max(f.start)

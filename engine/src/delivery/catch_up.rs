@@ -1,0 +1,308 @@
+//! Catching up: how the delivery worker brings an inbox that is behind through the log, a turn at a time.
+//!
+//! From where it stands the inbox goes on by a *plan*: the places of its own messages where postings tell them, or the log itself
+//! where they do not, or where most of it is for this inbox anyway. Whichever it is, `pos` moves only over records that were looked
+//! at for every filter, and a plan is for the filters it was made with: it falls when one is added.
+
+use std::sync::Arc;
+
+use super::hub::Hub;
+use super::inbox::{Inbox, Offer};
+use super::worker::stored;
+use crate::event::codec::{KIND_PUBLISHED, published_topic};
+use crate::ids::Lsn;
+use crate::log::{ReadError, Reader, Record};
+use crate::postings::{Newest, Plan, Position, Searching, Wanted};
+use crate::rules::Kind;
+use crate::state::StoredMessage;
+
+/// Records and bytes read for one inbox before the next has its turn.
+const CHUNK_RECORDS: usize = 512;
+const CHUNK_BYTES: usize = 512 * 1024;
+/// Stretches without a message for an inbox that it passes in one turn.
+const TURN_STRETCHES: usize = 64;
+
+/// How an inbox goes on from where it stands.
+#[derive(Debug, Default)]
+pub(super) enum Course {
+    /// To be planned.
+    #[default]
+    Unknown,
+    /// The dictionary of a segment is being looked through.
+    Searching(Box<Searching>),
+    /// Its messages are at these places, from `next` on; they are all below `until`.
+    Places { positions: Vec<Position>, next: usize, until: Lsn },
+    /// The log itself, up to here. A reader holds its segment: it is let go while the inbox is full.
+    Reading { until: Lsn, reader: Option<Reader> },
+}
+
+impl Course {
+    /// The same course from a record on that could not be put in, without holding anything of the log.
+    fn back_to(self, lsn: Lsn) -> Course {
+        match self {
+            Course::Places { positions, until, .. } => {
+                let next = positions.partition_point(|p| p.lsn < lsn);
+                Course::Places { positions, next, until }
+            }
+            Course::Reading { until, .. } => Course::Reading { until, reader: None },
+            other => other,
+        }
+    }
+
+    /// Lets go what holds a segment.
+    pub(super) fn let_reader_go(&mut self) {
+        if let Course::Reading { reader, .. } = self {
+            *reader = None;
+        }
+    }
+}
+
+/// What a turn takes from an inbox.
+struct Turn {
+    pos: Lsn,
+    generation: u64,
+    course: Course,
+}
+
+/// What was read in a turn.
+struct Chunk {
+    records: Vec<Record>,
+    /// Everything below was looked at when these are done.
+    pos: Lsn,
+    course: Course,
+}
+
+/// Does a turn for an inbox. True when it wants more.
+pub(super) fn fill(hub: &Hub, inbox: &Arc<Inbox>) -> bool {
+    if find_newest(hub, inbox) {
+        return true;
+    }
+    let Some(turn) = begin(hub, inbox) else { return false };
+    let (from, generation) = (turn.pos, turn.generation);
+    let chunk = match read(hub, inbox, turn) {
+        Ok(chunk) => chunk,
+        Err(ReadError::Trimmed { first }) => {
+            tracing::warn!(client = %inbox.client, from = from.0, to = first.0, "records a cursor still wanted were trimmed by retention");
+            metrics::counter!(crate::metrics::GAP_RECORDS).increment(first.0.saturating_sub(from.0));
+            let mut state = inbox.state.lock();
+            if state.generation == generation {
+                state.pos = state.pos.max(first);
+            }
+            return true;
+        }
+        Err(error) => {
+            tracing::error!(client = %inbox.client, lsn = from.0, %error, "stored messages can't be read; this connection waits for them");
+            inbox.state.lock().filling = false;
+            return false;
+        }
+    };
+    metrics::counter!(crate::metrics::CATCH_UP_RECORDS).increment(chunk.records.len() as u64);
+    let Some(messages) = of_interest(hub, inbox, generation, &chunk.records) else {
+        return !inbox.state.lock().closed;
+    };
+    offer(hub, inbox, generation, &messages, chunk)
+}
+
+/// Takes what the turn goes on from; `None` when there is nothing to do.
+fn begin(hub: &Hub, inbox: &Inbox) -> Option<Turn> {
+    let mut state = inbox.state.lock();
+    if !state.wants_fill() {
+        state.filling = false;
+        state.course.let_reader_go();
+        return None;
+    }
+    if hub.live_end() <= state.pos {
+        // All before was looked at, and the applier has not offered anything behind it yet: from here on it puts messages in directly.
+        state.go_live();
+        return None;
+    }
+    let course = std::mem::take(&mut state.course);
+    Some(Turn { pos: state.pos, generation: state.generation, course })
+}
+
+/// Plans where that is needed, and reads the next records.
+fn read(hub: &Hub, inbox: &Inbox, turn: Turn) -> Result<Chunk, ReadError> {
+    let Turn { mut pos, generation, mut course } = turn;
+    let mut records = Vec::new();
+    for _ in 0..TURN_STRETCHES {
+        course = match course {
+            Course::Unknown => {
+                let wanted = wanted(inbox, generation);
+                sail(hub.postings.plan(wanted, pos))
+            }
+            Course::Searching(searching) => sail(hub.postings.go_on(searching)),
+            Course::Places { positions, next, until } if next >= positions.len() => {
+                pos = pos.max(until);
+                if hub.live_end() <= pos {
+                    return Ok(Chunk { records, pos, course: Course::Unknown });
+                }
+                Course::Unknown
+            }
+            course => course,
+        };
+        match course {
+            Course::Unknown => continue,
+            Course::Searching(_) => break,
+            Course::Places { ref positions, next, .. } if next >= positions.len() => continue,
+            Course::Places { positions, next, until } => {
+                return read_places(hub, pos, positions, next, until);
+            }
+            Course::Reading { until, reader } => {
+                let reader = reader.filter(|r| r.position() == pos);
+                let mut reader = reader.map_or_else(|| hub.log.reader(pos), Ok)?;
+                let before = reader.position();
+                reader.read_batch(CHUNK_RECORDS, CHUNK_BYTES, &mut records)?;
+                pos = reader.position();
+                let more = pos < until && pos > before;
+                let course = if more { Course::Reading { until, reader: Some(reader) } } else { Course::Unknown };
+                return Ok(Chunk { records, pos, course });
+            }
+        }
+    }
+    Ok(Chunk { records, pos, course })
+}
+
+fn sail(plan: Plan) -> Course {
+    match plan {
+        Plan::Read { positions, until } => Course::Places { positions, next: 0, until },
+        Plan::Scan(until) => Course::Reading { until, reader: None },
+        Plan::Searching(searching) => Course::Searching(searching),
+    }
+}
+
+/// What the inbox looks for. Queue messages come as leases. Nothing where its filters have changed since the turn began: then what
+/// is read is thrown away.
+fn wanted(inbox: &Inbox, generation: u64) -> Vec<Wanted> {
+    let state = inbox.state.lock();
+    if state.generation != generation {
+        return Vec::new();
+    }
+    let filters = state.filters.iter().filter(|f| f.sub.kind != Kind::Queue);
+    filters.map(|f| Wanted { filter: f.sub.filter.clone(), from: f.from.max(f.start) }).collect()
+}
+
+/// Reads the next of an inbox's own records.
+fn read_places(hub: &Hub, pos: Lsn, positions: Vec<Position>, mut next: usize, until: Lsn) -> Result<Chunk, ReadError> {
+    let mut records = Vec::new();
+    let mut bytes = 0;
+    while records.len() < CHUNK_RECORDS && bytes < CHUNK_BYTES {
+        let rest = positions.get(next..).unwrap_or_default();
+        if rest.is_empty() {
+            break;
+        }
+        let before = records.len();
+        if !hub.log.read_at(rest, &mut records)? {
+            records.truncate(before);
+            hub.postings.misled(positions.get(next).map_or(pos, |p| p.lsn));
+            let pos = records.last().map_or(pos, |record: &Record| record.lsn.next());
+            return Ok(Chunk { records, pos, course: Course::Reading { until, reader: None } });
+        }
+        bytes += records.get(before..).unwrap_or_default().iter().map(|r| r.body.len()).sum::<usize>();
+        next += records.len() - before;
+    }
+    let pos = positions.get(next).map_or(until, |p| p.lsn).max(pos);
+    Ok(Chunk { records, pos, course: Course::Places { positions, next, until } })
+}
+
+/// The records that some filter of the inbox matches, with the places of these filters, and whether a newer one of their topic exists.
+/// `None` when the filters have changed.
+fn of_interest(
+    hub: &Hub,
+    inbox: &Inbox,
+    generation: u64,
+    records: &[Record],
+) -> Option<Vec<(StoredMessage, Vec<usize>, bool)>> {
+    let mut matching = Vec::new();
+    {
+        let state = inbox.state.lock();
+        if state.closed || state.generation != generation {
+            return None;
+        }
+        for record in records.iter().filter(|record| record.kind == KIND_PUBLISHED) {
+            let mut places = Vec::new();
+            if let Some(topic) = published_topic(&record.body) {
+                state.filters.matching(topic, &mut places);
+            }
+            if !places.is_empty() {
+                matching.push((record, places));
+            }
+        }
+    }
+    let messages = matching.into_iter().filter_map(|(record, places)| stored(record).map(|stored| (stored, places)));
+    Some(
+        messages
+            .map(|(stored, places)| {
+                let superseded = hub.superseded(stored.lsn, &stored.message);
+                (stored, places, superseded)
+            })
+            .collect(),
+    )
+}
+
+/// Puts messages in, and takes the inbox on. True when it wants more.
+fn offer(
+    hub: &Hub,
+    inbox: &Inbox,
+    generation: u64,
+    messages: &[(StoredMessage, Vec<usize>, bool)],
+    chunk: Chunk,
+) -> bool {
+    let mut state = inbox.state.lock();
+    if state.closed || state.generation != generation {
+        return !state.closed;
+    }
+    for (stored, places, superseded) in messages {
+        if state.offer(&inbox.client, stored, places, *superseded) == Offer::Full {
+            state.pos = stored.lsn;
+            state.filling = false;
+            state.course = chunk.course.back_to(stored.lsn);
+            return false;
+        }
+    }
+    state.pos = state.pos.max(chunk.pos);
+    state.course = chunk.course;
+    if hub.live_end() <= state.pos {
+        state.go_live();
+        return false;
+    }
+    true
+}
+
+/// Goes on with finding where the newest messages of a new position begin, so that they are then given oldest first. True when there
+/// was something to find.
+fn find_newest(hub: &Hub, inbox: &Inbox) -> bool {
+    let mut newest = {
+        let mut state = inbox.state.lock();
+        if state.closed {
+            return false;
+        }
+        match state.newest.take() {
+            Some(newest) => newest,
+            None => {
+                let unresolved = state.filters.iter().find_map(|f| f.newest.map(|n| (f, n)));
+                let Some((f, n)) = unresolved else { return false };
+                Box::new(Newest::new(f.sub.filter.clone(), f.from, f.qos0_until, n))
+            }
+        }
+    };
+    let counted = match newest.turn(&hub.postings, &hub.log) {
+        Ok(None) | Err(ReadError::Trimmed { .. }) => None,
+        Ok(Some(counted)) => Some((counted.begin, counted.skipped)),
+        Err(error) => {
+            tracing::error!(filter = %newest.filter(), %error, "the newest stored messages can't be found; the subscription begins with what follows");
+            Some((hub.live_end(), 0))
+        }
+    };
+    let mut state = inbox.state.lock();
+    let Some((begin, skipped)) = counted else {
+        state.newest = Some(newest);
+        return true;
+    };
+    metrics::counter!(crate::metrics::OFFLINE_SKIPPED).increment(skipped);
+    if let Some(f) = state.filters.get_mut(newest.filter()) {
+        f.newest = None;
+        f.from = f.from.max(begin);
+        f.start = f.start.max(begin);
+    }
+    true
+}
