@@ -48,6 +48,8 @@
 
 mod builder;
 mod catalog;
+#[cfg(test)]
+mod catalog_tests;
 mod coding;
 mod found;
 mod index;
