@@ -19,8 +19,9 @@ use crate::state::StoredMessage;
 /// Records and bytes read for one inbox before the next has its turn.
 const CHUNK_RECORDS: usize = 512;
 const CHUNK_BYTES: usize = 512 * 1024;
-/// Stretches without a message for an inbox that it passes in one turn.
+/// Stretches without a message for an inbox that it passes in one turn, and filters that are looked up on the way.
 const TURN_STRETCHES: usize = 64;
+const TURN_LOOKUPS: usize = 16 * 1024;
 
 /// How an inbox goes on from where it stands.
 #[derive(Debug, Default)]
@@ -123,12 +124,14 @@ fn begin(hub: &Hub, inbox: &Inbox) -> Option<Turn> {
 /// Plans where that is needed, and reads the next records.
 fn read(hub: &Hub, inbox: &Inbox, turn: Turn) -> Result<Chunk, ReadError> {
     let Turn { mut pos, generation, mut course } = turn;
-    let mut records = Vec::new();
+    let (mut records, mut filters, mut lookups) = (Vec::new(), None, 0);
     for _ in 0..TURN_STRETCHES {
         course = match course {
+            Course::Unknown if lookups > TURN_LOOKUPS => break,
             Course::Unknown => {
-                let wanted = wanted(inbox, generation);
-                sail(hub.postings.plan(wanted, pos))
+                let filters = filters.get_or_insert_with(|| wanted(inbox, generation));
+                lookups += filters.len();
+                sail(hub.postings.plan(filters, pos))
             }
             Course::Searching(searching) => sail(hub.postings.go_on(searching)),
             Course::Places { positions, next, until } if next >= positions.len() => {

@@ -118,7 +118,7 @@ impl Bench {
             if at >= self.applied {
                 return (found, vain);
             }
-            let plan = course.take().map_or_else(|| self.postings.plan(wanted(), at), |s| self.postings.go_on(s));
+            let plan = course.take().map_or_else(|| self.postings.plan(&wanted(), at), |s| self.postings.go_on(s));
             let mut records = Vec::new();
             match plan {
                 Plan::Searching(searching) => course = Some(searching),

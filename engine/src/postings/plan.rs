@@ -70,20 +70,21 @@ fn share(bytes: u64, of: &Range<Lsn>, at: Lsn) -> u64 {
 
 impl Postings {
     /// How to go on from the record `at` for these filters.
-    pub(crate) fn plan(&self, wanted: Vec<Wanted>, at: Lsn) -> Plan {
+    pub(crate) fn plan(&self, wanted: &[Wanted], at: Lsn) -> Plan {
         match self.cover(at) {
             Cover::Nothing(until) => Plan::Scan(until),
-            Cover::Part(part) => look_into(&part, &wanted, at),
+            Cover::Part(part) => look_into(&part, wanted, at),
             Cover::Open => self.with_open(|part| match part.filter(|part| part.covers(at)) {
-                Some(part) => look_into(part, &wanted, at),
+                Some(part) => look_into(part, wanted, at),
                 // It was put aside a moment ago: ask again.
                 None => Plan::Read { positions: Vec::new(), until: at },
             }),
             Cover::Index(index) => {
                 let next = index.of().next;
-                let relevant = wanted.into_iter().filter(|w| w.from < next);
+                let begun = wanted.iter().filter(|w| w.from < next).map(|w| (w, index.search(&w.filter)));
+                // Most filters have nothing in most segments: the membership filter says so.
                 let wanted: Vec<(Wanted, Search)> =
-                    relevant.map(|w| (index.search(&w.filter), w)).map(|(s, w)| (w, s)).collect();
+                    begun.filter(|(_, search)| index.cost(search) > 0).map(|(w, search)| (w.clone(), search)).collect();
                 let dictionary = wanted.iter().map(|(_, search)| index.cost(search)).sum();
                 let bytes = share(index.of().end, &(index.of().first..next), at);
                 if dictionary > 0 && prefers_scan(0, dictionary, bytes) {
