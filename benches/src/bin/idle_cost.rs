@@ -1,12 +1,16 @@
-//! What idle things cost: bytes of memory of a read position, a topic and a sleeping session, and the append rate with and
-//! without them. Everything is made through the public API, by events.
+//! What idle things cost: bytes of memory of a read position, a topic and a sleeping session, the append rate with and without them,
+//! how long delivery waits while state is copied for a checkpoint, and how long the next opening takes. Everything is made through
+//! the public API, by events.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use forebay_benches::alloc::{Counting, Held};
+use forebay_benches::cpu::thread_ms;
 use forebay_benches::stats::Spread;
 use forebay_engine::event::{
     ClientDisconnected, DisconnectReason, Published, SessionOpened, Subscribed, SubscriptionOptions,
@@ -14,6 +18,39 @@ use forebay_engine::event::{
 use forebay_engine::log::AppendError;
 use forebay_engine::rules::{PubsubRule, Rules, StartAt};
 use forebay_engine::{Engine, EngineOptions, Event, Message, QoS};
+use metrics::{Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+
+/// The newest pause that a checkpoint made, us.
+static PAUSE_US: AtomicU64 = AtomicU64::new(0);
+
+/// A recorder of that alone.
+struct Pauses;
+struct Pause;
+
+impl HistogramFn for Pause {
+    fn record(&self, seconds: f64) {
+        PAUSE_US.store((seconds * 1e6) as u64 + 1, Ordering::Relaxed);
+    }
+}
+
+impl Recorder for Pauses {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::noop()
+    }
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        if key.name() == forebay_engine::metrics::CHECKPOINT_PAUSE {
+            Histogram::from_arc(Arc::new(Pause))
+        } else {
+            Histogram::noop()
+        }
+    }
+}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -126,6 +163,7 @@ fn publish(topic: &str, bytes: usize, retain: bool) -> Event {
 fn open(dir: &Path) -> Result<Engine> {
     let mut options = EngineOptions::new(dir);
     options.log.tail_cache_bytes = 1 << 20; // Its records come and go; they are not what is measured.
+    options.checkpoint_bytes = 16 << 20;
     options.rules = Rules {
         pubsub: vec![PubsubRule {
             filter: "pubsub/#".into(),
@@ -197,7 +235,6 @@ fn measure(thing: Thing, options: &Options) -> Result<()> {
         settle(engine);
     }
     let (before, resident_before) = (Held::now(), resident()?);
-    let begun = Instant::now();
     let mut events = Vec::new();
     for i in 0..n {
         events.extend(thing.events(i));
@@ -211,7 +248,6 @@ fn measure(thing: Thing, options: &Options) -> Result<()> {
     }
     settle(&with);
     drop(events);
-    let took = begun.elapsed();
     rate(&with, Duration::from_secs(1))?;
     settle(&with);
     let (after, resident_after) = (Held::now(), resident()?);
@@ -227,30 +263,43 @@ fn measure(thing: Thing, options: &Options) -> Result<()> {
             }
         }
     }
+    PAUSE_US.store(0, Ordering::Relaxed);
+    let patience = Instant::now();
+    while PAUSE_US.load(Ordering::Relaxed) == 0 && patience.elapsed() < Duration::from_secs(60) {
+        rate(&with, time)?;
+    }
+    let pause_ms = PAUSE_US.load(Ordering::Relaxed) as f64 / 1e3;
+    drop(with);
+    let (begun, cpu) = (Instant::now(), thread_ms()?);
+    let reopened = open(with_dir.path())?;
+    let (opening_ms, opening_cpu_ms) = (begun.elapsed().as_secs_f64() * 1e3, thread_ms()? - cpu);
+    drop(reopened);
     let ratio = Spread::of(withs.iter().zip(&withouts).map(|(with, without)| with / without).collect());
     println!(
-        "| {thing:?} | {n} | {:.0} | {:.0} | {:.0} | {} | {:.0} | {:.0} | {ratio:.2} | {:.1} |",
+        "| {thing:?} | {n} | {:.0} | {:.0} | {:.0} | {} | {:.0} | {:.0} | {ratio:.2} | {pause_ms:.0} | {opening_ms:.0} | {opening_cpu_ms:.0} |",
         each(before.asked, after.asked),
         each(before.taken, after.taken),
         each(resident_before, resident_after),
         thing.bar(),
         Spread::of(withouts),
         Spread::of(withs),
-        took.as_secs_f64(),
     );
     Ok(())
 }
 
 fn main() -> Result<()> {
     let options = Options::parse();
+    if metrics::set_global_recorder(Pauses).is_err() {
+        anyhow::bail!("a recorder of metrics is there already");
+    }
     println!(
         "Append rate: {} rounds of {} s in turns, one caller, 1,024 in flight, 128 B; median (smallest..largest)\n",
         options.rounds, options.seconds
     );
     println!(
-        "| thing | how many | bytes each, asked for | with the allocator's own | resident | bar | appends/s without | with | with/without | made in s |"
+        "| thing | how many | bytes each, asked for | with the allocator's own | resident | bar | appends/s without | with | with/without | pause of a checkpoint ms | next opening ms | of it processor |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
     let all = [Thing::Cursors, Thing::OwnCursors, Thing::Topics, Thing::Retained, Thing::Sessions, Thing::OwnSessions];
     let chosen = if options.only.is_empty() { &all[..] } else { &options.only };
     for thing in chosen {

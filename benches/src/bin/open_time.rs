@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
+use forebay_benches::cpu::thread_ms;
 use forebay_benches::stats::Spread;
 use forebay_engine::event::{Published, SessionOpened, Subscribed, SubscriptionOptions};
 use forebay_engine::log::AppendError;
@@ -165,9 +166,9 @@ fn publish(topic: &str, bytes: usize) -> Event {
     Event::Published(Published { message, packet_id: None, epoch: 0 })
 }
 
-/// Opens, and says: milliseconds, milliseconds of the log's part, records replayed, peak memory in KiB.
+/// Opens, and says: milliseconds, milliseconds of the log's part, processor milliseconds, records replayed, peak memory in KiB.
 fn open(what: What, folder: &Path) -> Result<()> {
-    let begun = Instant::now();
+    let (begun, cpu) = (Instant::now(), thread_ms()?);
     let (log_ms, replayed) = match what {
         What::Log => {
             let (log, report) = Log::open(LogOptions::new(folder.join("log")))?;
@@ -180,11 +181,11 @@ fn open(what: What, folder: &Path) -> Result<()> {
             (report.log.took, report.replayed)
         }
     };
-    let took = begun.elapsed();
+    let (took, cpu) = (begun.elapsed(), thread_ms()? - cpu);
     let status = fs::read_to_string("/proc/self/status")?;
     let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).context("no VmHWM")?;
     let peak = peak.trim().trim_end_matches(" kB");
-    println!("opened {} {} {replayed} {peak}", took.as_secs_f64() * 1e3, log_ms.as_secs_f64() * 1e3);
+    println!("opened {} {} {cpu} {replayed} {peak}", took.as_secs_f64() * 1e3, log_ms.as_secs_f64() * 1e3);
     Ok(())
 }
 
@@ -214,6 +215,7 @@ fn kill(mut child: Child) -> Result<()> {
 struct Opened {
     ms: f64,
     log_ms: f64,
+    cpu_ms: f64,
     replayed: f64,
     peak_mib: f64,
 }
@@ -222,18 +224,24 @@ fn measure(what: What, folder: &Path) -> Result<Opened> {
     let (child, line) = start(what, folder, &["--open"])?;
     kill(child)?;
     let numbers: Vec<f64> = line.split_whitespace().skip(1).filter_map(|n| n.parse().ok()).collect();
-    let [ms, log_ms, replayed, peak] = numbers[..] else { bail!("the child said {line:?}") };
-    Ok(Opened { ms, log_ms, replayed, peak_mib: peak / 1024.0 })
+    let [ms, log_ms, cpu_ms, replayed, peak] = numbers[..] else { bail!("the child said {line:?}") };
+    Ok(Opened { ms, log_ms, cpu_ms, replayed, peak_mib: peak / 1024.0 })
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Scanned {
+    ms: f64,
+    cpu_ms: f64,
 }
 
 /// Reads 1 GiB of segments in order, in pieces of 1 MiB; with `check` their checksums too.
-fn scan(folder: &Path, check: bool) -> Result<f64> {
+fn scan(folder: &Path, check: bool) -> Result<Scanned> {
     let mut files: Vec<PathBuf> = fs::read_dir(folder.join("log"))?.flatten().map(|entry| entry.path()).collect();
     files.retain(|path| path.extension().is_some_and(|e| e == "seg"));
     files.sort();
     let mut piece = vec![0; 1 << 20];
     let (mut left, mut hasher) = (1usize << 30, crc32fast::Hasher::new());
-    let begun = Instant::now();
+    let (begun, cpu) = (Instant::now(), thread_ms()?);
     for path in files {
         let mut file = File::open(path)?;
         while left > 0 {
@@ -248,7 +256,7 @@ fn scan(folder: &Path, check: bool) -> Result<f64> {
         }
     }
     std::hint::black_box(hasher.finalize());
-    Ok(begun.elapsed().as_secs_f64() * 1e3)
+    Ok(Scanned { ms: begun.elapsed().as_secs_f64() * 1e3, cpu_ms: thread_ms()? - cpu })
 }
 
 fn main() -> Result<()> {
@@ -264,9 +272,9 @@ fn main() -> Result<()> {
         options.rounds
     );
     println!(
-        "| what | log MiB | open ms | of it the log | replayed records | peak MiB | scan of 1 GiB, read only, ms | with checksums, ms | open / checked scan |"
+        "| what | log MiB | open ms | of it the log | processor ms | replayed records | peak MiB | scan of 1 GiB, read only, ms | with checksums, ms | open / checked scan | the same, processor time |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|");
     for what in &options.what {
         let mut folders = Vec::new();
         for mib in &options.sizes {
@@ -295,16 +303,22 @@ fn main() -> Result<()> {
         }
         for (_, mib, opened, reads, checks) in folders {
             let of = |f: fn(&Opened) -> f64| Spread::of(opened.iter().map(f).collect());
-            let ratios = Spread::of(opened.iter().zip(&checks).map(|(o, c)| o.ms / c).collect());
+            let ratio = |of: fn(&Opened) -> f64, by: fn(&Scanned) -> f64| {
+                Spread::of(opened.iter().zip(&checks).map(|(opened, scan)| of(opened) / by(scan)).collect())
+            };
+            let scanned = |scans: &[Scanned]| Spread::of(scans.iter().map(|scan| scan.ms).collect());
             println!(
-                "| {} | {mib} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {ratios:.2} |",
+                "| {} | {mib} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {:.2} | {:.2} |",
                 what.name(),
                 of(|o| o.ms),
                 of(|o| o.log_ms),
+                of(|o| o.cpu_ms),
                 of(|o| o.replayed),
                 of(|o| o.peak_mib),
-                Spread::of(reads),
-                Spread::of(checks),
+                scanned(&reads),
+                scanned(&checks),
+                ratio(|o| o.ms, |s| s.ms),
+                ratio(|o| o.cpu_ms, |s| s.cpu_ms),
             );
         }
     }
