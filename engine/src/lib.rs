@@ -112,7 +112,7 @@ pub mod fuzzing {
     pub use crate::trie::Trie;
 }
 
-pub use engine::{Engine, EngineOptions, OpenError, OpenReport, Retention, StateSource};
+pub use engine::{Bounds, Engine, EngineOptions, OpenError, OpenReport, Retention, StateSource};
 pub use event::{Event, Message, QoS};
 pub use ids::{Lsn, MsgId};
 pub use log::{Log, LogOptions, NewRecord, Record};

@@ -57,8 +57,20 @@ pub const INDEX_POSTPONED: &str = "forebay_log_indexes_postponed_total";
 pub const OFFLINE_SKIPPED: &str = "forebay_delivery_offline_opts_skipped_total";
 /// Counter: messages not given to a keep-latest subscriber because a newer one of the topic exists.
 pub const SUPERSEDED: &str = "forebay_delivery_superseded_total";
-/// Counter: records a cursor needed that were trimmed by retention.
-pub const GAP_RECORDS: &str = "forebay_delivery_gap_records_total";
+/// Counter, messages (for sinks: records): let go of by a named policy. Label `reason`: see `DropReason`.
+pub const DROPPED: &str = "forebay_dropped_total";
+/// Counter, records: copied out of segments before they were trimmed, because somebody is still owed them.
+pub const CARRIED_RECORDS: &str = "forebay_residue_carried_records_total";
+/// Counter, records: in segments that were trimmed, and damaged, so that nobody can tell who was owed them.
+pub const CARRY_UNREADABLE: &str = "forebay_residue_unreadable_records_total";
+/// Counter, files: residue files written anew because most of their records were owed no more, or to merge two.
+pub const RESIDUE_REWRITES: &str = "forebay_residue_rewrites_total";
+/// Counter, attempts: to give up old segments that failed and are made again.
+pub const TRIM_FAILURES: &str = "forebay_log_trim_failures_total";
+/// Gauge, files: residue files.
+pub const RESIDUE_FILES: &str = "forebay_residue_files_count";
+/// Gauge, bytes: residue files.
+pub const RESIDUE_BYTES: &str = "forebay_residue_bytes";
 /// Counter: queue messages given to another subscriber because the holder left.
 pub const REQUEUED: &str = "forebay_delivery_requeued_total";
 

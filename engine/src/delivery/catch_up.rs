@@ -80,17 +80,13 @@ pub(super) fn fill(hub: &Hub, inbox: &Arc<Inbox>) -> bool {
     }
     let Some(turn) = begin(hub, inbox) else { return false };
     let (from, generation) = (turn.pos, turn.generation);
-    let chunk = match read(hub, inbox, turn) {
+    let first = hub.log.first();
+    let carried = from < first;
+    let read = if carried { read_carried(hub, inbox, &turn, first) } else { read(hub, inbox, turn) };
+    let chunk = match read {
         Ok(chunk) => chunk,
-        Err(ReadError::Trimmed { first }) => {
-            tracing::warn!(client = %inbox.client, from = from.0, to = first.0, "records a cursor still wanted were trimmed by retention");
-            metrics::counter!(crate::metrics::GAP_RECORDS).increment(first.0.saturating_sub(from.0));
-            let mut state = inbox.state.lock();
-            if state.generation == generation {
-                state.pos = state.pos.max(first);
-            }
-            return true;
-        }
+        // Trimmed while it was read: the next turn looks for what was carried out of it.
+        Err(ReadError::Trimmed { .. }) => return true,
         Err(error) => {
             tracing::error!(client = %inbox.client, lsn = from.0, %error, "stored messages can't be read; this connection waits for them");
             inbox.state.lock().filling = false;
@@ -98,7 +94,7 @@ pub(super) fn fill(hub: &Hub, inbox: &Arc<Inbox>) -> bool {
         }
     };
     metrics::counter!(crate::metrics::CATCH_UP_RECORDS).increment(chunk.records.len() as u64);
-    let Some(messages) = of_interest(hub, inbox, generation, &chunk.records) else {
+    let Some(messages) = of_interest(hub, inbox, generation, &chunk.records, carried) else {
         return !inbox.state.lock().closed;
     };
     offer(hub, inbox, generation, &messages, chunk)
@@ -207,6 +203,22 @@ fn read_places(hub: &Hub, pos: Lsn, positions: Vec<Position>, mut next: usize, u
     Ok(Chunk { records, pos, course: Course::Places { positions, next, until } })
 }
 
+/// Reads of what lies before the log's first record: it was carried out of segments for those who are owed it. Read positions of rules
+/// are given nothing of it: it is a part of what was published, and what they lost with the segments is recorded as their gap.
+fn read_carried(hub: &Hub, inbox: &Inbox, turn: &Turn, first: Lsn) -> Result<Chunk, ReadError> {
+    let filters: Vec<_> = {
+        let state = inbox.state.lock();
+        state.filters.iter().filter(|f| is_carried_for(&f.sub.kind)).map(|f| f.sub.filter.clone()).collect()
+    };
+    let filters: Vec<&str> = filters.iter().map(|filter| &**filter).collect();
+    let (records, pos) = hub.log.residue().matching(&filters, &(turn.pos..first), CHUNK_RECORDS)?;
+    Ok(Chunk { records, pos, course: Course::Unknown })
+}
+
+fn is_carried_for(kind: &Kind) -> bool {
+    matches!(kind, Kind::Plain | Kind::Latest)
+}
+
 /// The records that some filter of the inbox matches, with the places of these filters, and whether a newer one of their topic exists.
 /// `None` when the filters have changed.
 fn of_interest(
@@ -214,6 +226,7 @@ fn of_interest(
     inbox: &Inbox,
     generation: u64,
     records: &[Record],
+    carried: bool,
 ) -> Option<Vec<(StoredMessage, Vec<usize>, bool)>> {
     let mut matching = Vec::new();
     {
@@ -225,6 +238,9 @@ fn of_interest(
             let mut places = Vec::new();
             if let Some(topic) = published_topic(&record.body) {
                 state.filters.matching(topic, &mut places);
+            }
+            if carried {
+                places.retain(|place| state.filters.at(*place).is_some_and(|f| is_carried_for(&f.sub.kind)));
             }
             if !places.is_empty() {
                 matching.push((record, places));

@@ -190,6 +190,18 @@ impl Hub {
         Positions { seen, sessions: inboxes.into_iter().map(at).collect() }
     }
 
+    /// Plain subscriptions of connected clean sessions that read the log and have not come to `below` yet: client, filter, place.
+    /// State does not know them.
+    pub(crate) fn volatile_places(&self, below: Lsn) -> Vec<(ByteString, ByteString, Lsn)> {
+        let inboxes: Vec<Arc<Inbox>> = self.inboxes.lock().values().cloned().collect();
+        let mut places = Vec::new();
+        for inbox in inboxes {
+            let read = inbox.state.lock().volatile_places(below);
+            places.extend(read.into_iter().map(|(filter, at)| (inbox.client.clone(), filter, at)));
+        }
+        places
+    }
+
     /// Connected subscribers of a queue topic.
     pub(super) fn queue_subscribers(&self, topic: &str) -> Vec<Arc<LiveSubscription>> {
         let mut subscribers: Vec<Arc<LiveSubscription>> = Vec::new();

@@ -132,6 +132,11 @@ pub(super) fn hand_out(hub: &Hub, topic: &ByteString) {
                 hub.queue.lock().remove(lsn);
                 continue;
             }
+            Err(ReadError::Trimmed { .. }) => {
+                tracing::error!(lsn = lsn.0, %topic, "a queue owes a message that is in no segment and no residue file any more; it is passed over");
+                hub.queue.lock().remove(lsn);
+                continue;
+            }
             Err(error) => {
                 tracing::error!(lsn = lsn.0, %topic, %error, "a queue message can't be read; its queue waits");
                 break;

@@ -8,6 +8,7 @@ use bytestring::ByteString;
 use metrics::Gauge;
 use parking_lot::RwLock;
 
+use super::bounds::{self, QueueBounds};
 use super::keeper::Job;
 use crate::clock::Clock;
 use crate::delivery::{Hub, Inbox};
@@ -44,6 +45,7 @@ pub(super) struct Applier {
     pub(super) checkpoint_bytes: u64,
     /// See [`super::keeper::lag_bytes`].
     pub(super) lag_bytes: u64,
+    pub(super) queues: QueueBounds,
     pub(super) place: Place,
     /// Other processes are kept out until state is written.
     pub(super) _lock: Arc<FolderLock>,
@@ -138,6 +140,7 @@ impl Applier {
             self.hub.postings.feed(from, &records, position);
             self.apply_batch(&mut records)?;
             self.applied.publish(position, 0);
+            self.queues.keep(&self.log, &self.state);
         }
         self.place.records = records;
         let now_us = self.clock.now_us();
@@ -196,13 +199,19 @@ impl Applier {
             (Event::Unsubscribed(e), Change::Unsubscribed { previous }) => {
                 self.hub.unsubscribed(&e.client, &e.filter, previous);
             }
-            (_, Change::Unqueued(lsns)) => self.hub.unqueued(&lsns),
+            (Event::Acked(_), Change::Unqueued(lsns)) => self.hub.unqueued(&lsns),
             (
                 Event::SessionOpened(SessionOpened { client, .. })
                 | Event::SessionClosed(SessionClosed { client, .. })
                 | Event::ClientDisconnected(ClientDisconnected { client, .. }),
                 Change::SessionEnded { subscriptions },
             ) => self.hub.session_ended(&client, &subscriptions),
+            (Event::Dropped(e), change) => {
+                if let Change::Unqueued(lsns) = change {
+                    self.hub.unqueued(&lsns);
+                }
+                bounds::tell(&e);
+            }
             _ => {}
         }
     }

@@ -1,6 +1,8 @@
 //! The engine: log, state and delivery together.
 
 mod applier;
+mod bounds;
+mod carry;
 mod keeper;
 mod manual;
 mod open;
@@ -32,7 +34,7 @@ pub use keeper::Retention;
 #[doc(hidden)]
 pub use manual::Manual;
 pub use open::{OpenError, OpenReport, StateSource};
-pub use options::EngineOptions;
+pub use options::{Bounds, EngineOptions};
 
 /// The engine. Cheap to clone; [`Engine::close`] ends it, and so does dropping the last clone (without sealing the log).
 #[derive(Clone, Debug)]

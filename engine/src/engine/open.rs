@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 
 use super::applier::{Applier, Jobs, Place};
+use super::bounds::QueueBounds;
 use super::keeper::{self, IndexHealth, Job, Keeper};
 use super::manual::Manual;
 use super::trimmer::Trimmer;
@@ -237,6 +238,7 @@ fn put_together(
             Arc::clone(&hub),
             Arc::clone(&options.clock),
             options.retention,
+            options.bounds,
         ),
         trimming: false,
         shared: Arc::clone(&shared),
@@ -256,6 +258,7 @@ fn put_together(
         jobs,
         checkpoint_bytes: options.checkpoint_bytes,
         lag_bytes: keeper::lag_bytes(options.log.segment_bytes),
+        queues: QueueBounds::new(options.bounds),
         place: Place::new(log.reader(end)?, options.clock.now_us(), options.checkpoint_bytes),
         _lock: Arc::clone(&lock),
     };

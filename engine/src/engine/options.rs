@@ -21,6 +21,8 @@ pub struct EngineOptions {
     pub rules: Rules,
     /// How long records nobody needs any more are kept.
     pub retention: Retention,
+    /// How much queues and sessions may be owed.
+    pub bounds: Bounds,
     /// A checkpoint of state is written each time the log grew by this many bytes, or by four times the checkpoint's size.
     /// Default 256 MiB.
     pub checkpoint_bytes: u64,
@@ -39,8 +41,37 @@ impl EngineOptions {
             node: 0,
             rules: Rules::default(),
             retention: Retention::default(),
+            bounds: Bounds::default(),
             checkpoint_bytes: 256 * 1024 * 1024,
             clock: Arc::new(SystemClock),
+        }
+    }
+}
+
+/// How much may be owed to those who do not take it: beyond it the oldest goes (`drop_oldest`), by a record that names and counts it.
+/// 0 = no bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Messages owed by the queue of one topic. Default 1,000,000.
+    pub queue_messages_max: u64,
+    /// Bytes (topics and payloads) owed by the queue of one topic. Default 1 GiB.
+    pub queue_bytes_max: u64,
+    /// Messages of a session's backlog that are kept beyond retention. What retention still keeps does not count. Default 100,000.
+    pub session_messages_max: u64,
+    /// Bytes of records of a session's backlog that are kept beyond retention. Default 256 MiB.
+    pub session_bytes_max: u64,
+    /// Read positions of one rule filter whose clients are away. Looked at when a segment is trimmed. Default 1,000,000.
+    pub idle_cursors_max: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Bounds {
+            queue_messages_max: 1_000_000,
+            queue_bytes_max: 1 << 30,
+            session_messages_max: 100_000,
+            session_bytes_max: 256 << 20,
+            idle_cursors_max: 1_000_000,
         }
     }
 }

@@ -1,17 +1,22 @@
 //! Trimming, step by step: what retention gives up goes once nobody is hurt by it.
 //!
 //! ```text
-//!   positions of connected cursors -> (durable, applied) -> trim the log
+//!   positions of connected cursors -> (durable, applied)
+//!        -> what is owed: residue files, durable (`carry`) -> what is dropped -> (durable, applied)
+//!        -> trim the log: intent, unlink or recycle, directory sync, intent removed (`log/trim.rs`)
 //! ```
 //!
 //! A step never waits: what has to become durable and applied first is looked for again at the next step. State changes by records
-//! only, so that whatever a step decides is the same after a replay.
+//! only, so that whatever a step decides is the same after a replay. A crash between two of them leaves records that are in the log
+//! and in a residue file: the log is read from its first record on, residue below it, so that none is given twice.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
 
+use super::Bounds;
+use super::carry::{Carrier, CarryError};
 use super::keeper::Retention;
 use crate::clock::Clock;
 use crate::delivery::Hub;
@@ -22,6 +27,8 @@ use crate::state::State;
 
 /// Connections whose positions go into one record.
 const SESSIONS_PER_RECORD: usize = 500;
+/// Segments that go at once: what is known of their messages while it is decided is in memory.
+const SEGMENTS_PER_STEP: usize = 4;
 
 /// What a step came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +47,25 @@ pub(super) struct Trimmer {
     hub: Arc<Hub>,
     clock: Arc<dyn Clock>,
     retention: Retention,
-    /// The last record of the positions that were appended for the next trim.
-    positioned: Option<Lsn>,
+    carrier: Carrier,
+    stage: Stage,
+    /// Steps that failed since one did not.
+    failures: u32,
+}
+
+/// How far the trim of the oldest segments has come. What was appended is to be applied before it goes on.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    Begin,
+    /// The positions of connected cursors were appended, up to `last`.
+    Positioned {
+        last: Lsn,
+    },
+    /// What is owed below `to` is in residue files; what is dropped was appended, up to `last`.
+    Carried {
+        last: Lsn,
+        to: Lsn,
+    },
 }
 
 impl Trimmer {
@@ -51,49 +75,82 @@ impl Trimmer {
         hub: Arc<Hub>,
         clock: Arc<dyn Clock>,
         retention: Retention,
+        bounds: Bounds,
     ) -> Trimmer {
-        Trimmer { log, state, hub, clock, retention, positioned: None }
+        let carrier = Carrier::new(log.clone(), Arc::clone(&state), Arc::clone(&hub), Arc::clone(&clock), bounds);
+        Trimmer { log, state, hub, clock, retention, carrier, stage: Stage::Begin, failures: 0 }
     }
 
-    /// Removes segments that retention gives up, below `limit`: the newest checkpoint and what sinks have stored.
+    /// Takes trimming on by one step: removes segments that retention gives up, below `limit`: the newest checkpoint and what sinks have
+    /// stored.
     pub(super) fn step(&mut self, limit: Lsn) -> Step {
+        match self.go_on(limit) {
+            Ok(step) => {
+                self.failures = 0;
+                step
+            }
+            // The log's queue is full: soon it is not.
+            Err(CarryError::Append(AppendError::Full { .. })) => Step::Waiting,
+            Err(error) => {
+                self.stage = Stage::Begin;
+                // What has to be done is done again from the beginning by the next look at retention.
+                if self.failures == 0 {
+                    tracing::error!(%error, "old segments can't be given up; it is tried again");
+                }
+                self.failures = self.failures.saturating_add(1);
+                metrics::counter!(crate::metrics::TRIM_FAILURES).increment(1);
+                Step::Done
+            }
+        }
+    }
+
+    fn go_on(&mut self, limit: Lsn) -> Result<Step, CarryError> {
+        if let Stage::Positioned { last } | Stage::Carried { last, .. } = self.stage
+            && self.state.read().applied <= last
+        {
+            // Where the log has stopped nothing more is applied, and nothing trimmed.
+            return Ok(if self.log.stopped_reason().is_some() { Step::Done } else { Step::Waiting });
+        }
+        if let Stage::Carried { to, .. } = self.stage {
+            self.stage = Stage::Begin;
+            return self.trim(to.min(limit));
+        }
         // What retention keeps is told without a look at state: most steps end here.
         let target = self.boundary(limit.min(self.expired_to()));
-        if target <= self.log.first() {
-            self.positioned = None;
-            return Step::Done;
-        }
-        match self.positioned {
-            None => match self.position(target) {
-                Ok(Some(last)) => {
-                    self.positioned = Some(last);
-                    return Step::Waiting;
-                }
-                Ok(None) => {}
-                Err(AppendError::Full { .. }) => return Step::Waiting,
-                Err(error) => {
-                    tracing::warn!(%error, "the log is not trimmed");
-                    return Step::Done;
-                }
-            },
-            Some(last) if self.state.read().applied <= last && self.log.stopped_reason().is_none() => {
-                return Step::Waiting;
+        let first = self.log.first();
+        if target <= first {
+            self.stage = Stage::Begin;
+            if self.log.trim_unfinished() {
+                self.trim(first)?;
             }
-            Some(_) => {}
+            self.carrier.tidy()?;
+            return Ok(Step::Done);
         }
-        self.positioned = None;
-        let floor = self.state.read().needed_from(&self.hub.rules, target);
-        if floor > self.log.first()
-            && let Err(error) = self.log.trim_to(floor)
+        if let Stage::Begin = self.stage
+            && let Some(last) = self.position(target)?
         {
-            tracing::error!(%error, "the log can't be trimmed");
+            self.stage = Stage::Positioned { last };
+            return Ok(Step::Waiting);
         }
-        Step::Done
+        self.stage = Stage::Begin;
+        if let Some(last) = self.carrier.carry(&(first..target))? {
+            self.stage = Stage::Carried { last, to: target };
+            return Ok(Step::Waiting);
+        }
+        self.trim(target)
+    }
+
+    fn trim(&mut self, to: Lsn) -> Result<Step, CarryError> {
+        let before = self.log.first();
+        self.log.trim_to(to)?;
+        self.carrier.tidy()?;
+        // There may be more: a step takes a few segments only. A reader that holds a segment is waited for until the next look.
+        Ok(if self.log.first() > before { Step::Waiting } else { Step::Done })
     }
 
     /// Cursors of connected clients that state knows at a place below `target` only, because nothing was acknowledged on their filters,
     /// are written to the log where they really stand. Cost: one look at each connection when a segment is to go, nothing per record.
-    fn position(&self, target: Lsn) -> Result<Option<Lsn>, AppendError> {
+    fn position(&self, target: Lsn) -> Result<Option<Lsn>, CarryError> {
         let Positions { seen, sessions } = self.hub.positions();
         let mut last = None;
         for chunk in sessions.chunks(SESSIONS_PER_RECORD) {
@@ -109,11 +166,11 @@ impl Trimmer {
         Ok(last)
     }
 
-    /// The end of the last whole segment below `floor`.
+    /// The end of the last whole segment below `floor`, a few segments on at most.
     fn boundary(&self, floor: Lsn) -> Lsn {
         let segments = self.log.segments();
         let whole = segments.iter().take(segments.len().saturating_sub(1)).take_while(|s| s.next <= floor);
-        whole.last().map_or(self.log.first(), |segment| segment.next)
+        whole.take(SEGMENTS_PER_STEP).last().map_or(self.log.first(), |segment| segment.next)
     }
 
     /// The first record that retention keeps.

@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use super::error::AppendError;
 use super::frame::{HEADER, KIND_GAP};
 use super::options::{Durability, LogOptions, Priority};
+use super::residue::Residue;
 use super::segment::Segment;
 use super::spare::{Place, Short, Spares};
 use super::tail::TailCache;
@@ -50,7 +51,9 @@ pub(crate) struct Core {
     pub watermark: Arc<Watermark>,
     pub tail: TailCache,
     pub segments: RwLock<BTreeMap<u64, Arc<Segment>>>,
-    pub trimming: Mutex<()>,
+    /// Held while trimming: segments that are out of the log and whose files are still there.
+    pub trimming: Mutex<Vec<Arc<Segment>>>,
+    pub residue: Residue,
     pub spares: Spares,
     pub metrics: LogMetrics,
     pub groups: AtomicU64,

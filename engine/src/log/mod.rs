@@ -52,6 +52,7 @@ mod placed;
 mod plan;
 mod reader;
 mod recovery;
+mod residue;
 mod room;
 mod scan;
 mod segment;
@@ -83,6 +84,8 @@ pub(crate) use placed::{Extent, Place};
 pub use plan::{Decision, Facts, Tail, plan};
 pub use reader::Reader;
 pub use recovery::RecoveryReport;
+pub(crate) use residue::{Residue, ResidueFile};
+pub use residue::{ResidueReport, verify_residue};
 pub use trim::Trimmed;
 pub use watermark::WaitDurable;
 
@@ -306,22 +309,48 @@ impl Log {
         Reader::new(self.core().clone(), from)
     }
 
-    /// One record; `None` when it is not durable yet or its number was skipped by a gap.
+    /// One record; `None` when it is not durable yet or its number was skipped by a gap. What was carried out of a segment that was
+    /// trimmed is found as well.
     ///
     /// # Errors
     /// `Trimmed`, `Corrupt`, `Io`.
     pub fn read(&self, lsn: Lsn) -> Result<Option<Record>, ReadError> {
         let mut found = Vec::with_capacity(1);
         if lsn < self.durable_end() {
-            self.reader(lsn)?.read_batch(1, 1, &mut found)?;
+            let read = self.reader(lsn).and_then(|mut reader| reader.read_batch(1, 1, &mut found));
+            match read {
+                Ok(_) => {}
+                Err(trimmed @ ReadError::Trimmed { .. }) => {
+                    return self.residue().read(lsn)?.map(Some).ok_or(trimmed);
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(found.pop().filter(|record| record.lsn == lsn))
+    }
+
+    /// The records that were carried out of segments before they were trimmed.
+    pub(crate) fn residue(&self) -> &Residue {
+        &self.core().residue
+    }
+
+    /// The segment of this record is not destroyed when it is trimmed, but set aside as `*.damaged`.
+    pub(crate) fn set_aside(&self, lsn: Lsn) {
+        let segments = self.core().segments.read();
+        if let Some((_, segment)) = segments.range(..=lsn.0).next_back() {
+            segment.damaged.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// True when an earlier trim has files left that could not be removed; the next one tries again.
+    pub(crate) fn trim_unfinished(&self) -> bool {
+        !self.core().trimming.lock().is_empty()
     }
 
     /// Removes the segments whose records are all below `floor`, up to the first that a reader holds. Durable when it returns.
     ///
     /// # Errors
-    /// The disk failed; the log has stopped then.
+    /// The disk failed. The log goes on without these segments; their files are removed by the next trim, or at the next opening.
     pub fn trim_to(&self, floor: Lsn) -> Result<Trimmed, TrimError> {
         trim::trim_to(self.core(), floor)
     }

@@ -12,6 +12,7 @@ use super::core::{Core, Queue};
 use super::error::OpenError;
 use super::options::LogOptions;
 use super::recovery::{Recovered, RecoveryReport, TailState, recover};
+use super::residue::Residue;
 use super::room::{self, NotMade};
 use super::segment::{Header, SEGMENT_HEADER, Segment, hex};
 use super::spare::{Place, Spares, install};
@@ -115,6 +116,8 @@ fn assemble(
         sync_next: options.durability.is_weak(),
         spare_buffer: BytesMut::new(),
     };
+    // Past the latch: a residue file that can't be written stops a trim, not the log.
+    let residue = Residue::open(Arc::clone(disk.unlatched()), &options.dir, log_id, options.on_damage)?;
     let metrics = LogMetrics::new(options.durability.name());
     metrics.segments.set(segments.len() as f64);
     metrics.no_space.set(f64::from(u8::from(spares.short().is_some())));
@@ -129,7 +132,8 @@ fn assemble(
         watermark: Arc::new(Watermark::new(next)),
         tail: TailCache::new(options.tail_cache_bytes),
         segments: RwLock::new(segments),
-        trimming: Mutex::new(()),
+        trimming: Mutex::default(),
+        residue,
         spares,
         metrics,
         groups: AtomicU64::new(0),

@@ -135,7 +135,7 @@ impl Core {
     /// Bytes that count against the disk budget.
     pub fn used_bytes(&self) -> u64 {
         let segments: u64 = self.segments.read().values().map(|s| s.file_len.load(Ordering::Relaxed)).sum();
-        segments + self.spares.bytes() + self.other_bytes.load(Ordering::Relaxed)
+        segments + self.spares.bytes() + self.residue.bytes() + self.other_bytes.load(Ordering::Relaxed)
     }
 
     /// What an append that got no room is to do: `Ok` = try again.

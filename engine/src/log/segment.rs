@@ -20,7 +20,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::BytesMut;
@@ -203,6 +203,8 @@ pub(crate) struct Segment {
     pub seed: u32,
     /// Length of the file.
     pub file_len: AtomicU64,
+    /// Some of its bytes are damaged: it is set aside when it is trimmed.
+    pub damaged: AtomicBool,
     file: OnceLock<Arc<dyn DiskFile>>,
     /// Offset behind the last readable frame.
     end: AtomicU64,
@@ -226,6 +228,7 @@ impl Segment {
             seed: header.seed(),
             header,
             file_len: AtomicU64::new(file_len),
+            damaged: AtomicBool::new(false),
             file: OnceLock::new(),
             end: AtomicU64::new(end),
             next: AtomicU64::new(next.0),

@@ -8,6 +8,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::core::Core;
 use super::error::TrimError;
@@ -33,9 +34,15 @@ pub struct Trimmed {
 }
 
 /// Removes the segments whose records are all below `floor`, from the oldest on, up to the first that a reader holds. The active segment stays.
+///
+/// A failure stops nothing: the segments are out of the log, no record of it depends on their files, and those that could not be removed
+/// are kept in mind for the next trim.
 pub(crate) fn trim_to(core: &Core, floor: Lsn) -> Result<Trimmed, TrimError> {
-    let _one_at_a_time = core.trimming.lock();
-    let mut gone = Vec::new();
+    let mut leaving = core.trimming.lock();
+    let error = |source| TrimError { floor, source };
+    if let Some(reason) = core.disk.latch().reason() {
+        return Err(error(io::Error::other(format!("refused after an earlier failure: {reason}"))));
+    }
     {
         let mut segments = core.segments.write();
         while segments.len() > 1 {
@@ -44,33 +51,41 @@ pub(crate) fn trim_to(core: &Core, floor: Lsn) -> Result<Trimmed, TrimError> {
                 .first_key_value()
                 .is_some_and(|(_, segment)| segment.next() <= floor && Arc::strong_count(segment) == 1);
             let Some((_, segment)) = free.then(|| segments.pop_first()).flatten() else { break };
-            gone.push(segment);
+            leaving.push(segment);
         }
     }
     let first = core.first();
     let mut done = Trimmed { segments: 0, bytes: 0, first };
-    if gone.is_empty() {
+    if leaving.is_empty() {
         return Ok(done);
     }
+    let disk = core.disk.unlatched();
     let mut act = || -> io::Result<()> {
         let dir = &core.options.dir;
-        let with_intent = match write_intent(&**core.disk.unlatched(), dir, first) {
+        let with_intent = match write_intent(&**disk, dir, first) {
             Ok(()) => true,
             // No room even for that. Then each removal is made durable before the next: what is left never has a hole either.
             Err(e) if is_no_space(&e) => false,
             Err(e) => return Err(e),
         };
-        for segment in &gone {
-            let len = segment.file_len.load(std::sync::atomic::Ordering::Relaxed);
-            core.spares.recycle(&core.disk, &segment.path, len)?;
+        while let Some(segment) = leaving.first() {
+            let len = segment.file_len.load(Ordering::Relaxed);
+            let gone = if segment.damaged.load(Ordering::Relaxed) {
+                disk.rename(&segment.path, &segment.path.with_extension("seg.damaged"))
+            } else {
+                core.spares.recycle(&**disk, &segment.path, len)
+            };
+            // One that is not there is gone: an earlier attempt may have failed behind it.
+            gone.or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) })?;
             if !with_intent {
-                core.disk.sync_dir(dir)?;
+                disk.sync_dir(dir)?;
             }
+            leaving.remove(0);
             done.segments += 1;
             done.bytes += len;
         }
-        core.disk.sync_dir(dir)?;
-        match core.disk.unlatched().remove(&dir.join(INTENT)) {
+        disk.sync_dir(dir)?;
+        match disk.remove(&dir.join(INTENT)) {
             Err(e) if with_intent || e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),
         }
@@ -78,7 +93,7 @@ pub(crate) fn trim_to(core: &Core, floor: Lsn) -> Result<Trimmed, TrimError> {
     let result = act();
     core.trimmed_some();
     ::metrics::counter!(metrics::LOG_TRIMMED_SEGMENTS_TOTAL).increment(done.segments as u64);
-    result.map(|()| done).map_err(|source| TrimError { floor, source })
+    result.map(|()| done).map_err(error)
 }
 
 fn write_intent(disk: &dyn Disk, dir: &Path, floor: Lsn) -> io::Result<()> {

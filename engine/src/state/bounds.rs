@@ -1,6 +1,7 @@
 //! Bounds and gaps in state: how much each queue owes, and what named policies have let go of for whom.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 
 use bytestring::ByteString;
 
@@ -48,8 +49,10 @@ pub(crate) struct QueueUse {
 /// The messages that queues owe, by record number and by topic.
 #[derive(Debug, Default)]
 pub(crate) struct Queues {
-    by_lsn: std::collections::BTreeMap<Lsn, Queued>,
+    by_lsn: BTreeMap<Lsn, Queued>,
     by_topic: HashMap<ByteString, QueueUse>,
+    /// Topics that grew since somebody looked whether they are within their bounds.
+    grown: BTreeSet<ByteString>,
 }
 
 impl Queues {
@@ -61,6 +64,9 @@ impl Queues {
         let queue = self.by_topic.entry(topic.clone()).or_default();
         if queue.lsns.insert(lsn) {
             queue.bytes += bytes;
+            if !self.grown.contains(&topic) {
+                self.grown.insert(topic.clone());
+            }
             self.by_lsn.insert(lsn, Queued { topic, bytes });
         }
     }
@@ -72,6 +78,7 @@ impl Queues {
             queue.bytes = queue.bytes.saturating_sub(queued.bytes);
             if queue.lsns.is_empty() {
                 self.by_topic.remove(&queued.topic);
+                self.grown.remove(&queued.topic);
             }
         }
         Some(queued)
@@ -85,8 +92,62 @@ impl Queues {
         self.by_lsn.iter().map(|(lsn, queued)| (*lsn, queued))
     }
 
+    /// Numbers of the messages in `range`.
+    pub(crate) fn numbers(&self, range: &Range<Lsn>) -> impl Iterator<Item = Lsn> {
+        self.by_lsn.range(range.start..range.end.max(range.start)).map(|(lsn, _)| *lsn)
+    }
+
+    /// Topics of the messages in `range`, and how many each has there.
+    pub(crate) fn topics_in(&self, range: &Range<Lsn>) -> BTreeMap<ByteString, u64> {
+        let mut topics = BTreeMap::new();
+        for (_, queued) in self.by_lsn.range(range.start..range.end.max(range.start)) {
+            *topics.entry(queued.topic.clone()).or_default() += 1;
+        }
+        topics
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.by_lsn.len()
+    }
+
+    pub(crate) fn has_grown(&self) -> bool {
+        !self.grown.is_empty()
+    }
+
+    /// The queues that grew since the last call and owe more than these numbers of messages and bytes (0 = any number): what has to go
+    /// of each, oldest first.
+    pub(crate) fn beyond(&mut self, messages_max: u64, bytes_max: u64) -> Vec<(DropReason, DroppedRange)> {
+        let grown = std::mem::take(&mut self.grown);
+        grown.into_iter().filter_map(|topic| self.excess(topic, messages_max, bytes_max)).collect()
+    }
+
+    /// The queue is to be looked at again by [`Queues::beyond`].
+    pub(crate) fn look_again(&mut self, topic: ByteString) {
+        if self.by_topic.contains_key(&topic) {
+            self.grown.insert(topic);
+        }
+    }
+
+    fn excess(&self, topic: ByteString, messages_max: u64, bytes_max: u64) -> Option<(DropReason, DroppedRange)> {
+        let queue = self.by_topic.get(&topic)?;
+        let (mut messages, mut bytes, mut gone) = (queue.lsns.len() as u64, queue.bytes, 0);
+        let mut reason = None;
+        let mut to = Lsn::NONE;
+        for lsn in &queue.lsns {
+            // The newest message stays however large it is.
+            let over = if messages_max > 0 && messages > messages_max {
+                DropReason::QueueMessages
+            } else if bytes_max > 0 && bytes > bytes_max && messages > 1 {
+                DropReason::QueueBytes
+            } else {
+                break;
+            };
+            reason.get_or_insert(over);
+            (messages, gone, to) = (messages - 1, gone + 1, lsn.next());
+            bytes = bytes.saturating_sub(self.by_lsn.get(lsn).map_or(0, |q| q.bytes));
+        }
+        let from = *queue.lsns.first()?;
+        Some((reason?, DroppedRange { owner: DropOwner::Queue(topic), from, to, count: gone }))
     }
 
     pub(crate) fn of(&self, topic: &str) -> Option<&QueueUse> {

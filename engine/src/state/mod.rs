@@ -24,7 +24,6 @@ use bytestring::ByteString;
 
 use crate::event::{DropOwner, Epoch, Message, SubscriptionOptions, Will};
 use crate::ids::Lsn;
-use crate::rules::RuleIndex;
 pub(crate) use apply::Change;
 pub use bounds::Gap;
 pub(crate) use bounds::Queues;
@@ -160,27 +159,6 @@ impl State {
             .filter(|(topic, _)| crate::topic::matches(filter, topic))
             .map(|(_, stored)| stored.clone())
             .collect()
-    }
-
-    /// The lowest record that state still needs from the log: queue messages, plain subscriptions of lasting sessions and
-    /// QoS 2 messages under way. Read positions of rules hold nothing: what retention takes from them is counted as a gap. `end`
-    /// where nothing is needed.
-    #[must_use]
-    pub(crate) fn needed_from(&self, rules: &RuleIndex, end: Lsn) -> Lsn {
-        let queued = self.queue.iter().next().map(|(lsn, _)| lsn);
-        let outbound = self.sessions.values().flat_map(|s| s.outbound.values().map(|o| o.lsn)).min();
-        let cursors = self
-            .sessions
-            .iter()
-            .filter(|(_, s)| s.lasting())
-            .filter_map(|(client, s)| self.cursors.get(client).map(|cursors| (s, cursors)))
-            .flat_map(|(s, cursors)| {
-                let plain = |filter: &str| !rules.kind_of(filter).is_rule_cursor();
-                let subscribed = cursors.iter().filter(|(filter, _)| s.subscriptions.contains_key(filter));
-                subscribed.filter(move |(filter, _)| plain(filter)).map(|(_, c)| c.next)
-            })
-            .min();
-        [queued, outbound, cursors].into_iter().flatten().min().unwrap_or(end).min(end)
     }
 }
 

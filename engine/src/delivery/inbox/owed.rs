@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytestring::ByteString;
+
 use super::{Entry, InboxState, LiveSubscription, Offer, Settled};
 use crate::event::{CursorAt, QoS};
 use crate::ids::Lsn;
@@ -120,6 +122,15 @@ impl InboxState {
         let in_flight = self.in_flight.first().copied();
         // What was never for this subscription does not hold it back.
         [open, in_flight].into_iter().flatten().min().unwrap_or(read).min(read).max(f.start)
+    }
+
+    /// Where plain subscriptions stand that have no cursor in state, where that is below `below` and they read the log.
+    pub(in crate::delivery) fn volatile_places(&self, below: Lsn) -> Vec<(ByteString, Lsn)> {
+        if self.live {
+            return Vec::new();
+        }
+        let volatile = self.filters.iter().filter(|f| !f.sub.durable && f.sub.kind == Kind::Plain);
+        volatile.map(|f| (f.sub.filter.clone(), self.pos.max(f.from))).filter(|(_, at)| *at < below).collect()
     }
 
     /// Where the durable cursors stand.

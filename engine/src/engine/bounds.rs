@@ -1,0 +1,74 @@
+//! The bounds of queues: a queue that grows beyond them lets its oldest messages go, by a record.
+
+use parking_lot::RwLock;
+
+use super::Bounds;
+use crate::event::{DropOwner, DropReason, Dropped, Event};
+use crate::ids::Lsn;
+use crate::log::Log;
+use crate::state::State;
+
+/// Looks after the queues as they grow.
+#[derive(Debug)]
+pub(super) struct QueueBounds {
+    bounds: Bounds,
+    /// The last record that was appended for it: until it is applied, state still shows what it takes away.
+    pending: Lsn,
+}
+
+impl QueueBounds {
+    pub(super) fn new(bounds: Bounds) -> QueueBounds {
+        QueueBounds { bounds, pending: Lsn::NONE }
+    }
+
+    /// Appends what has to go of queues that have grown beyond their bounds. Costs a look at each queue that grew.
+    pub(super) fn keep(&mut self, log: &Log, state: &RwLock<State>) {
+        let none = self.bounds.queue_messages_max == 0 && self.bounds.queue_bytes_max == 0;
+        if none || !state.read().queue.has_grown() || state.read().applied <= self.pending {
+            return;
+        }
+        let beyond = {
+            let mut state = state.write();
+            state.queue.beyond(self.bounds.queue_messages_max, self.bounds.queue_bytes_max)
+        };
+        for (reason, range) in beyond {
+            let topic = range.owner.clone();
+            match super::append(log, &[Event::Dropped(Dropped { reason, drops: vec![range] })]) {
+                Ok(appended) => self.pending = appended.last,
+                Err(error) => {
+                    // Looked at again when the next record is applied.
+                    tracing::debug!(%error, ?topic, "a queue is beyond its bounds, and the log takes no record of it now");
+                    if let DropOwner::Queue(topic) = topic {
+                        state.write().queue.look_again(topic);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Tells of what was dropped: once, when it is applied, never at a replay.
+pub(super) fn tell(dropped: &Dropped) {
+    let count: u64 = dropped.drops.iter().map(|range| range.count).sum();
+    metrics::counter!(crate::metrics::DROPPED, "reason" => dropped.reason.as_str()).increment(count);
+    let owners = dropped.drops.len();
+    if let Some(first) = dropped.drops.first() {
+        let reason = dropped.reason.as_str();
+        let (owner, from, to) = (name(&first.owner), first.from.0, first.to.0);
+        match dropped.reason {
+            // Bounds of queues act for each message once they are reached.
+            DropReason::QueueMessages | DropReason::QueueBytes => {
+                tracing::debug!(reason, count, owners, owner, from, to, "messages were dropped");
+            }
+            _ => tracing::warn!(reason, count, owners, owner, from, to, "messages were dropped"),
+        }
+    }
+}
+
+fn name(owner: &DropOwner) -> String {
+    match owner {
+        DropOwner::Queue(topic) => format!("queue {topic}"),
+        DropOwner::Cursor { client, filter } => format!("cursor of {client} on {filter}"),
+        DropOwner::Sink(sink) => format!("sink {sink}"),
+    }
+}
