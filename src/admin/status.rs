@@ -93,9 +93,9 @@ impl FromStr for ResetTo {
 /// A cursor.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Cursor {
-    /// `session` or `sink`.
+    /// `subscriber`, `sink`, or `queue` for a queue that lost messages to a policy.
     pub kind: String,
-    /// Client id or sink.
+    /// Client id, sink or topic.
     pub owner: String,
     /// Filter of a session's cursor.
     pub filter: String,
@@ -103,6 +103,26 @@ pub struct Cursor {
     pub position: Option<u64>,
     /// True when the client is connected or the sink runs.
     pub active: bool,
+    /// What a named policy took from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap: Option<GapRow>,
+}
+
+/// What a named policy took from a cursor, a sink or a queue: the newest range, and the total of all.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct GapRow {
+    /// First record of the newest range.
+    pub from: u64,
+    /// First record behind it.
+    pub to: u64,
+    /// Messages (for a sink: records) lost in it.
+    pub count: u64,
+    /// The policy: see `docs/OPERATIONS.md`.
+    pub reason: String,
+    /// When, us since 1970.
+    pub time_us: u64,
+    /// Messages (for a sink: records) lost in all ranges.
+    pub total: u64,
 }
 
 /// A segment of the log.
@@ -205,7 +225,13 @@ impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let position = self.position.map_or_else(|| "-".to_owned(), |lsn| lsn.to_string());
         let active = if self.active { "active" } else { "idle" };
-        write!(f, "{:<8} {:<24} {:<24} {position:>12}  {active}", self.kind, self.owner, self.filter)
+        write!(f, "{:<10} {:<24} {:<24} {position:>12}  {active}", self.kind, self.owner, self.filter)?;
+        match &self.gap {
+            None => Ok(()),
+            Some(GapRow { from, to, count, reason, total, .. }) => {
+                write!(f, "  lost {total} (newest: {count} of {from}..{to}, {reason})")
+            }
+        }
     }
 }
 

@@ -30,6 +30,10 @@ pub struct Settings {
     pub admin: AdminSettings,
     /// The log.
     pub log: LogSettings,
+    /// Queues.
+    pub queue: QueueSettings,
+    /// What is kept for clients that are away.
+    pub session: SessionSettings,
     /// The database sinks.
     pub sinks: SinkSettings,
     /// When `/ready` says no.
@@ -94,6 +98,26 @@ pub struct LogSettings {
     pub retention_age_s: u64,
     /// While the log is smaller than this, nothing is removed for its size, bytes.
     pub retention_bytes: u64,
+}
+
+/// Bounds of one-to-one queues. Beyond them the oldest messages are dropped, and counted.
+#[derive(Clone, Debug)]
+pub struct QueueSettings {
+    /// Most messages owed by the queue of one topic; 0 = any number.
+    pub messages_max: u64,
+    /// Most bytes (topics and payloads) owed by the queue of one topic; 0 = any number.
+    pub bytes_max: u64,
+}
+
+/// Bounds of what is kept for clients that are away. Beyond them the oldest is dropped, and counted.
+#[derive(Clone, Debug)]
+pub struct SessionSettings {
+    /// Most messages of one session's backlog that are kept beyond retention; 0 = any number.
+    pub backlog_messages_max: u64,
+    /// Most bytes of records of one session's backlog that are kept beyond retention; 0 = any number.
+    pub backlog_bytes_max: u64,
+    /// Most read positions of one rule filter whose clients are away; 0 = any number.
+    pub idle_cursors_max: u64,
 }
 
 /// What an acknowledgement means for the log.
@@ -187,6 +211,12 @@ impl Default for Settings {
                 quarantine: false,
                 retention_age_s: 7 * 24 * 3600,
                 retention_bytes: 10 * 1024 * MIB,
+            },
+            queue: QueueSettings { messages_max: 1_000_000, bytes_max: 1024 * MIB },
+            session: SessionSettings {
+                backlog_messages_max: 100_000,
+                backlog_bytes_max: 256 * MIB,
+                idle_cursors_max: 1_000_000,
             },
             sinks: SinkSettings {
                 enabled: true,

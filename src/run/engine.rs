@@ -1,16 +1,19 @@
 //! The lines that know the engine's options, report and errors.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use forebay_engine::engine::{EngineOptions, OpenError, OpenReport, Retention, StateSource};
+use forebay_engine::engine::{Bounds, EngineOptions, OpenError, OpenReport, Retention, StateSource};
+use forebay_engine::event::DropOwner;
 use forebay_engine::ids::{Lsn, MsgId};
 use forebay_engine::log::{self, RecoveryReport};
+use forebay_engine::state::Gap;
 use forebay_engine::state::checkpoint::CheckpointError;
 use forebay_engine::{Engine, Event, Record};
 
 use super::RuleSource;
-use crate::admin::status::{Cursor, RecordRow};
+use crate::admin::status::{Cursor, GapRow, RecordRow};
 use crate::config::{Durability, Settings};
 use crate::datadir;
 use crate::exit::{Exit, Failure};
@@ -23,6 +26,13 @@ pub fn options(settings: &Settings, rules: &RuleSource, node: u16) -> EngineOpti
     options.rules = rules.engine_rules();
     options.retention =
         Retention { age: Duration::from_secs(settings.log.retention_age_s), bytes: settings.log.retention_bytes };
+    options.bounds = Bounds {
+        queue_messages_max: settings.queue.messages_max,
+        queue_bytes_max: settings.queue.bytes_max,
+        session_messages_max: settings.session.backlog_messages_max,
+        session_bytes_max: settings.session.backlog_bytes_max,
+        idle_cursors_max: settings.session.idle_cursors_max,
+    };
     options.log.segment_bytes = settings.log.segment_bytes;
     options.log.queue_bytes_max = size(settings.log.queue_bytes_max);
     options.log.tail_cache_bytes = size(settings.log.tail_cache_bytes);
@@ -97,20 +107,53 @@ pub fn durability_name(settings: &Settings) -> &'static str {
     }
 }
 
-/// The cursors of all subscribers.
+/// The cursors of all subscribers, and the queues that lost messages to a policy.
 pub fn subscriber_cursors(engine: &Engine) -> Vec<Cursor> {
+    let gaps: BTreeMap<DropOwner, Gap> = engine.gaps().into_iter().collect();
+    let queue_gaps = gaps.iter().filter_map(|(owner, gap)| match owner {
+        DropOwner::Queue(topic) => Some(Cursor {
+            kind: "queue".into(),
+            owner: topic.to_string(),
+            gap: Some(gap_row(gap)),
+            ..Cursor::default()
+        }),
+        _ => None,
+    });
     let connected = |client: &str| engine.session(client).is_some_and(|session| session.connected);
     engine
         .cursors()
         .into_iter()
-        .map(|(client, filter, cursor)| Cursor {
-            kind: "subscriber".into(),
-            active: connected(&client),
-            owner: client.to_string(),
-            filter: filter.to_string(),
-            position: Some(cursor.next.0),
+        .map(|(client, filter, cursor)| {
+            let owner = DropOwner::Cursor { client: client.clone(), filter: filter.clone() };
+            Cursor {
+                kind: "subscriber".into(),
+                active: connected(&client),
+                owner: client.to_string(),
+                filter: filter.to_string(),
+                position: Some(cursor.next.0),
+                gap: gaps.get(&owner).map(gap_row),
+            }
         })
+        .chain(queue_gaps)
         .collect()
+}
+
+/// A gap as a row.
+pub fn gap_row(gap: &Gap) -> GapRow {
+    GapRow {
+        from: gap.from.0,
+        to: gap.to.0,
+        count: gap.count,
+        reason: gap.reason.as_str().into(),
+        time_us: gap.time_us,
+        total: gap.total,
+    }
+}
+
+/// What a sink was passed by, where it was.
+pub fn sink_gap(engine: &Engine, sink: &str) -> Option<GapRow> {
+    let owner = DropOwner::Sink(sink.to_owned().into());
+    engine.gaps().iter().find(|(of, _)| *of == owner).map(|(_, gap)| gap_row(gap))
 }
 
 /// Why the log takes no more records; `None` while it does.

@@ -181,6 +181,7 @@ impl Control for Arc<Stack> {
         let sinks = self.sinks.status().into_iter().map(|sink| Cursor {
             kind: "sink".into(),
             active: sink.state == "running",
+            gap: engine::sink_gap(&self.engine, &sink.name),
             owner: sink.name,
             filter: String::new(),
             position: Some(sink.position),
