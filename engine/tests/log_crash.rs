@@ -181,3 +181,30 @@ fn a_crash_while_opening_and_cutting_can_be_repeated() {
         check(&log, durable, &format!("seed {seed}"));
     }
 }
+
+#[test]
+fn a_seal_that_was_never_synced_is_made_durable_before_the_next_segment_relies_on_it() {
+    // The process is killed at each step of a close, or its sync fails; then the machine loses power with the next segment begun.
+    for (changes, failing) in (0..6).map(|n| (n, false)).chain([(9, true)]) {
+        for seed in 0..20 {
+            let disk = ForgettingDisk::new();
+            let (log, _) = open(&disk).unwrap();
+            let durable = append_some(&log, 5, seed);
+            if failing {
+                disk.inject(Fault { operation: Operation::Sync, nth: 1, kind: FaultKind::Io });
+            } else {
+                disk.power_off_after(changes);
+            }
+            log.close();
+            drop(log);
+            disk.kill();
+            let (log, _) = open(&disk).unwrap();
+            let durable = append_some(&log, 5, seed + 5).max(durable);
+            disk.crash(seed);
+            drop(log);
+            let context = format!("killed after {changes} changes of closing, sync failed {failing}, seed {seed}");
+            let (log, _) = open(&disk).unwrap_or_else(|e| panic!("{context}: {e}"));
+            check(&log, durable, &context);
+        }
+    }
+}

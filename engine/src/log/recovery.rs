@@ -245,6 +245,10 @@ fn recover_last(
             found.jump = found.jump.max(Some(look.next.plus(lost)));
         }
     }
+    if sealed {
+        // Its process may have been killed between the seal's write and its sync, and the next segment says that it is there.
+        reseal(&*file, &bytes, &look).map_err(OpenError::io("syncing the seal of", path))?;
+    }
     report.tail_records = look.count;
     let segment = Segment::new(path.clone(), header, len, look.end, look.next);
     segment.keep_open(file.clone());
@@ -280,6 +284,13 @@ fn settle(file: &dyn DiskFile, bytes: &[u8], look: &Scan, decision: Decision, le
     }
     file.sync_data()?;
     Ok(unproven.len() as u64)
+}
+
+/// Makes a seal that was found durable. Pages of a failed sync count as clean: they are written again.
+fn reseal(file: &dyn DiskFile, bytes: &[u8], look: &Scan) -> std::io::Result<()> {
+    file.write_all_at(bytes.get(look.proven as usize..).unwrap_or_default(), look.proven)?;
+    file.set_len(bytes.len() as u64)?;
+    file.sync_data()
 }
 
 /// Copies a damaged segment to a name of its own, durably.
