@@ -264,3 +264,19 @@ fn what_a_session_has_in_flight_is_not_given_again_and_may_be_settled_before_the
     let mut client = Client::connect(&engine, "c", true, 100);
     client.expect_nothing_but("a");
 }
+
+#[test]
+fn a_message_leased_from_a_queue_goes_back_when_its_subscription_ends_though_a_later_one_matches_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    let mut first = Client::connect(&engine, "first", false, 100);
+    first.subscribe("queue/#", 1);
+    publish(&engine, "queue/a", "1", 1);
+    block_on(first.mailbox.as_ref().unwrap().ready()); // leased, and not taken
+    first.subscribe("#", 1);
+    first.unsubscribe("queue/#");
+    first.expect_nothing_but("marker");
+    let mut second = Client::connect(&engine, "second", false, 100);
+    second.subscribe("queue/#", 1);
+    second.expect(&["1"]);
+}

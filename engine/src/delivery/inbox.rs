@@ -117,6 +117,8 @@ struct Entry {
     handed: bool,
     /// Put in before the reader came to its place.
     ahead: bool,
+    /// Put in as a retained message of a new subscription.
+    retained: bool,
     /// Only keep-latest subscriptions want it: a newer message of the topic takes its place.
     only_latest: bool,
 }
@@ -214,6 +216,7 @@ impl Inbox {
                 queue: true,
                 handed: false,
                 ahead: true,
+                retained: false,
                 only_latest: false,
             },
         );
@@ -260,6 +263,7 @@ impl Inbox {
                     queue: true,
                     handed: true,
                     ahead: true,
+                    retained: false,
                     only_latest: false,
                 },
             );
@@ -288,6 +292,7 @@ impl Inbox {
                 queue: false,
                 handed: false,
                 ahead: true,
+                retained: true,
                 only_latest: false,
             },
         );
@@ -441,7 +446,7 @@ impl InboxState {
         for (lsn, entry) in concerned {
             let (mut queue, mut plain) = (false, false);
             // One that began later is not owed it (a retained message is, whenever it was published).
-            let concerns = |f: &&FilterState| f.start <= *lsn || entry.ahead;
+            let concerns = |f: &&FilterState| f.start <= *lsn || entry.retained;
             let mut places = Vec::new();
             filters.matching(&entry.message.topic, &mut places);
             for other in places.iter().filter_map(|place| filters.at(*place)).filter(concerns) {

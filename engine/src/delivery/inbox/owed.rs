@@ -155,6 +155,7 @@ fn merge(entry: &mut Option<Entry>, stored: &StoredMessage, sub: &Arc<LiveSubscr
         queue: false,
         handed: false,
         ahead: false,
+        retained: false,
         only_latest: true,
     });
     entry.only_latest &= sub.kind == Kind::Latest;
