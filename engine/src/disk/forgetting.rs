@@ -27,6 +27,8 @@ pub enum Operation {
     Sync,
     /// `sync_dir`.
     SyncDir,
+    /// `read_at`.
+    Read,
 }
 
 /// What a fault does.
@@ -66,9 +68,15 @@ struct State {
     live: BTreeMap<PathBuf, u64>,
     durable: BTreeMap<PathBuf, u64>,
     names: Vec<NameChange>,
+    /// Folders, and whether their own name is durable.
+    folders: BTreeMap<PathBuf, bool>,
     locked: BTreeSet<PathBuf>,
     faults: Vec<Fault>,
     changes_left: Option<u64>,
+    /// A change was refused for want of power.
+    off: bool,
+    /// The write that was under way when the power failed.
+    cut_short: Option<(u64, Change)>,
     changes: u64,
     /// Bytes that all files together may have.
     capacity: Option<u64>,
@@ -202,18 +210,27 @@ impl ForgettingDisk {
         state.locked.clear();
         state.faults.clear();
         state.changes_left = None;
+        state.off = false;
+        state.cut_short = None;
     }
 
     /// Pulls the plug: what was synced stays, of the rest any part chosen by `seed`. Open files are dead, locks are free.
     pub fn crash(&self, seed: u64) {
+        let cut_short = self.state.lock().cut_short.take();
         self.kill();
         let mut dice = Dice(seed);
         let mut state = self.state.lock();
+        if let Some((number, change)) = cut_short
+            && let Some(node) = state.nodes.get_mut(&number)
+        {
+            node.pending.push(change);
+        }
         for change in std::mem::take(&mut state.names) {
             if dice.coin() {
                 change.apply(&mut state.durable);
             }
         }
+        state.lose_folders(&mut dice);
         state.live = state.durable.clone();
         let kept: BTreeSet<u64> = state.live.values().copied().collect();
         state.nodes.retain(|number, _| kept.contains(number));
@@ -246,6 +263,29 @@ impl ForgettingDisk {
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         self.state.lock().used()
+    }
+
+    /// True once a change was refused because of [`power_off_after`](ForgettingDisk::power_off_after).
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.state.lock().off
+    }
+
+    /// Another disk with the same files, live and durable, and no open ones.
+    #[must_use]
+    pub fn copy(&self) -> ForgettingDisk {
+        let state = self.state.lock();
+        let copy = State {
+            nodes: state.nodes.clone(),
+            next_node: state.next_node,
+            live: state.live.clone(),
+            durable: state.durable.clone(),
+            names: state.names.clone(),
+            folders: state.folders.clone(),
+            capacity: state.capacity,
+            ..State::default()
+        };
+        ForgettingDisk { state: Arc::new(Mutex::new(copy)) }
     }
 
     /// Changes made so far (writes, syncs, renames, removals, creations).
@@ -284,6 +324,7 @@ impl State {
     fn change(&mut self) -> io::Result<()> {
         if let Some(left) = &mut self.changes_left {
             if *left == 0 {
+                self.off = true;
                 return Err(io::Error::other("the power is off"));
             }
             *left -= 1;
@@ -305,6 +346,17 @@ impl State {
         let Some(free) = self.free() else { return bytes };
         let len = self.nodes.get(&number).map_or(0, |node| node.live.len() as u64);
         (len.max(at) + free).saturating_sub(at).min(bytes as u64) as usize
+    }
+
+    /// A folder whose name was not synced may be lost with everything in it.
+    fn lose_folders(&mut self, dice: &mut Dice) {
+        let lost: Vec<PathBuf> =
+            self.folders.iter().filter(|(_, durable)| !**durable && dice.coin()).map(|(dir, _)| dir.clone()).collect();
+        self.folders.retain(|dir, durable| {
+            *durable = true;
+            !lost.iter().any(|gone| dir.starts_with(gone))
+        });
+        self.durable.retain(|file, _| !lost.iter().any(|gone| file.starts_with(gone)));
     }
 
     fn strike(&mut self, operation: Operation) -> Option<FaultKind> {
@@ -380,7 +432,15 @@ impl Disk for ForgettingDisk {
         Ok(state.live.keys().filter(|path| path.parent() == Some(dir)).cloned().collect())
     }
 
-    fn create_dir(&self, _dir: &Path) -> io::Result<()> {
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let above = dir.ancestors().filter(|dir| dir.parent().is_some_and(|parent| parent != Path::new("")));
+        let missing: Vec<PathBuf> =
+            above.filter(|dir| !state.folders.contains_key(*dir)).map(Path::to_path_buf).collect();
+        if !missing.is_empty() {
+            state.change()?;
+        }
+        state.folders.extend(missing.into_iter().map(|dir| (dir, false)));
         Ok(())
     }
 
@@ -395,6 +455,9 @@ impl Disk for ForgettingDisk {
         state.names = rest;
         for change in synced {
             change.apply(&mut state.durable);
+        }
+        for (folder, durable) in &mut state.folders {
+            *durable |= folder.parent() == Some(dir);
         }
         Ok(())
     }
@@ -466,6 +529,9 @@ impl DiskFile for ForgettingFile {
 
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
         self.with(|state, number| {
+            if let Some(kind) = state.strike(Operation::Read) {
+                return Err(error_of(kind));
+            }
             let node = node_of(state, number)?;
             let Some(rest) = node.live.get(at as usize..) else { return Ok(0) };
             let n = rest.len().min(buf.len());
@@ -478,7 +544,15 @@ impl DiskFile for ForgettingFile {
 
     fn write_all_at(&self, buf: &[u8], at: u64) -> io::Result<()> {
         self.with(|state, number| {
-            state.change()?;
+            let was_off = state.off;
+            if let Err(error) = state.change() {
+                if !was_off {
+                    // The power fails while these bytes are on their way: any of them may arrive.
+                    let change = Change::Write { at: at as usize, bytes: buf.to_vec() };
+                    state.cut_short = Some((number, change));
+                }
+                return Err(error);
+            }
             let fitting = state.fitting(number, at, buf.len());
             let fault = state.strike(Operation::Write).or((fitting < buf.len()).then_some(FaultKind::NoSpace));
             let kept = match fault {
@@ -582,6 +656,38 @@ mod tests {
         disk.rename(path, Path::new("/d/h")).unwrap();
         disk.set_capacity(None);
         file.write_all_at(&[4; 600], 1000).unwrap();
+    }
+
+    #[test]
+    fn a_folder_whose_name_was_not_synced_may_be_gone_with_its_files() {
+        let (dir, file) = (Path::new("/d/e"), Path::new("/d/e/f"));
+        for synced in [false, true] {
+            let left = (0..50).filter(|seed| {
+                let disk = ForgettingDisk::new();
+                disk.create_dir(dir).unwrap();
+                disk.sync_dir(Path::new("/")).unwrap();
+                if synced {
+                    disk.sync_dir(Path::new("/d")).unwrap();
+                }
+                disk.open(file, OpenHow::Create).unwrap().sync_data().unwrap();
+                disk.sync_dir(dir).unwrap();
+                disk.crash(*seed);
+                disk.bytes(file).is_some()
+            });
+            assert!(if synced { left.count() == 50 } else { (1..50).contains(&left.count()) });
+        }
+    }
+
+    #[test]
+    fn bytes_on_their_way_when_the_power_fails_may_arrive() {
+        let arrived = (0..50).filter(|seed| {
+            let (disk, file) = disk_with(Path::new("/d/f"));
+            disk.power_off_after(0);
+            assert!(file.write_all_at(&[1; 100], 0).is_err() && disk.is_off());
+            disk.crash(*seed);
+            !disk.bytes(Path::new("/d/f")).unwrap().is_empty()
+        });
+        assert!((1..50).contains(&arrived.count()));
     }
 
     #[test]

@@ -171,6 +171,15 @@ fn make_folders(disk: &dyn Disk, dir: &Path, patience: Duration) -> Result<Folde
         move |source| OpenError::Io { what, path, source }
     };
     disk.create_dir(dir).map_err(io("making the folder", dir))?;
+    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        match disk.sync_dir(parent) {
+            // A folder that may not be read holds names that somebody else has made.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                tracing::debug!(folder = %parent.display(), %error, "the folder above the data folder can't be synced");
+            }
+            synced => synced.map_err(io("syncing the folder", parent))?,
+        }
+    }
     let lock = lock(disk, dir, patience)?;
     let state = state_dir(dir);
     disk.create_dir(&state).map_err(io("making the folder", &state))?;

@@ -244,6 +244,7 @@ mod tests {
     fn disk() -> ForgettingDisk {
         let disk = ForgettingDisk::new();
         disk.create_dir(Path::new("/state")).unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
         disk
     }
 
