@@ -1,4 +1,4 @@
-//! Development tasks: `cargo xtask test`, `cargo xtask crash`, `cargo xtask services`.
+//! Development tasks: `cargo xtask test`, `cargo xtask crash`, `cargo xtask simulate`, `cargo xtask services`.
 
 use std::process::ExitCode;
 
@@ -35,6 +35,12 @@ enum Task {
         #[arg(long, default_value_t = 1000)]
         rounds: u32,
     },
+    /// Runs the engine on a simulated disk against a model: `--schedules N --seed S --jobs J`, `--fault F`, `--replay`, `--keep LIST`.
+    Simulate {
+        /// What the simulator is to do; `--help` lists it.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Servers for people who work on Forebay, on 127.0.0.1 and free ports.
     Services {
         /// What to do.
@@ -47,6 +53,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Test { only, rounds } => steps::test(&only, rounds),
         Task::Crash { rounds } => steps::crash(rounds).map(|()| true),
+        Task::Simulate { arguments } => steps::simulate(&arguments).map(|()| true),
         Task::Services { action } => services::run(&action).map(|()| true),
     };
     match result {

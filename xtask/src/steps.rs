@@ -27,6 +27,8 @@ pub enum Step {
     Doc,
     /// Unit, property, crash and end-to-end tests of the workspace.
     Test,
+    /// Schedules of the engine on a simulated disk.
+    Simulate,
     /// Licences and advisories of the dependencies.
     Deny,
 }
@@ -72,6 +74,7 @@ fn run(step: Step, counter: &mut Counter, rounds: u32) -> Result<Outcome> {
         Step::Clippy => shell::run(shell::cargo()?.args(clippy))?,
         Step::Doc => shell::run(shell::cargo()?.args(doc).env("RUSTDOCFLAGS", "--deny warnings"))?,
         Step::Test => workspace_tests(counter, rounds)?,
+        Step::Simulate => simulate(&["--schedules".to_owned(), SCHEDULES.to_string()])?,
         Step::Deny => return deny(),
     }
     Ok(Outcome::Passed)
@@ -86,6 +89,19 @@ pub fn crash(rounds: u32) -> Result<()> {
     command.args(["test", "--package", "forebay", "--test", "crash", "--locked", "--", "--nocapture"]);
     shell::run(command.env(ROUNDS, rounds.to_string()))
 }
+
+/// Runs the simulator, optimised: its speed decides how much it finds.
+///
+/// # Errors
+/// Where it found something.
+pub fn simulate(arguments: &[String]) -> Result<()> {
+    let mut command = shell::cargo()?;
+    command.args(["run", "--quiet", "--profile", "fast", "--package", "forebay-simulator", "--locked", "--"]);
+    shell::run(command.args(arguments))
+}
+
+/// Schedules that every run of the tests simulates.
+const SCHEDULES: u32 = 2_000;
 
 /// The suite that every sink must pass is compiled only where it is asked for.
 const SUITE: &str = "forebay-sinks/conformance";

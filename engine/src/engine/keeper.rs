@@ -175,6 +175,13 @@ impl Keeper {
         }
     }
 
+    /// Takes a step of trimming as if the checkpoint at `checkpointed` were written. True while it waits for records to be applied.
+    pub(super) fn trim_for(&mut self, checkpointed: Lsn) -> bool {
+        *self.shared.checkpointed.lock() = checkpointed;
+        self.trim();
+        self.trimming
+    }
+
     /// Takes trimming one step on: removes segments that retention gives up and nobody needs.
     pub(super) fn trim(&mut self) {
         self.trimming = self.trimmer.step(self.limit()) == Step::Waiting;

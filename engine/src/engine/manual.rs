@@ -88,9 +88,23 @@ impl Manual {
         true
     }
 
-    /// The keeper's look at retention, which it takes from time to time.
-    pub fn trim(&mut self) {
+    /// As [`keep`](Manual::keep), with a mistake: the log is trimmed for a checkpoint before that is written. A simulator that does not
+    /// find it is of no use.
+    pub fn keep_trimming_first(&mut self) -> bool {
+        let due = match self.jobs.lock().front() {
+            Some(Job::Checkpoint(snapshot)) => Some(snapshot.applied()),
+            _ => None,
+        };
+        if due.is_some_and(|applied| self.keeper.trim_for(applied)) {
+            return true;
+        }
+        self.keep()
+    }
+
+    /// The keeper's look at retention, which it takes from time to time. True where it waits for records to be applied, to look again soon.
+    pub fn trim(&mut self) -> bool {
         self.keeper.trim();
+        self.keeper.trimming
     }
 
     /// The delivery worker: does what it is asked, and reads one chunk of the log for a connection that is behind.

@@ -1,0 +1,323 @@
+//! What the engine promises, told a second time and as simply as possible: state as a function of the records that became durable,
+//! and what each client was given and settled.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytestring::ByteString;
+use forebay_engine::event::{
+    DropOwner, DropReason, Dropped, Event, Published, QoS, SessionOpened, Subscribed, SubscriptionOptions,
+};
+use forebay_engine::{Lsn, Message, topic};
+
+/// What governs a filter or a topic, by the rules that all schedules use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Ordinary MQTT.
+    Plain,
+    /// One-to-one.
+    Queue,
+    /// A read position over all stored messages.
+    Pubsub,
+    /// A read position over the newest message of each topic.
+    Latest,
+}
+
+impl Kind {
+    /// Of a filter or topic.
+    #[must_use]
+    pub fn of(name: &str) -> Kind {
+        match name.split('/').next() {
+            Some("queue") => Kind::Queue,
+            Some("pubsub") => Kind::Pubsub,
+            Some("latest") => Kind::Latest,
+            _ => Kind::Plain,
+        }
+    }
+
+    /// True for a read position that outlives its session.
+    #[must_use]
+    pub fn is_rule(self) -> bool {
+        matches!(self, Kind::Pubsub | Kind::Latest)
+    }
+}
+
+/// A record that the simulator appended.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// Its time.
+    pub time_us: u64,
+    /// What it says.
+    pub event: Event,
+}
+
+/// A session, as the log says.
+#[derive(Clone, Debug, Default)]
+pub struct Session {
+    /// Its newest connection.
+    pub epoch: u64,
+    /// That connection is open.
+    pub connected: bool,
+    /// It outlives its connections.
+    pub lasting: bool,
+    /// Its subscriptions.
+    pub subscriptions: BTreeMap<ByteString, SubscriptionOptions>,
+    /// QoS 2 on its way to it: packet id to record, and whether its PUBREC came.
+    pub outbound: BTreeMap<u16, (Lsn, bool)>,
+    /// QoS 2 packet ids from it, not released.
+    pub received: BTreeSet<u16>,
+}
+
+/// A subscription's claim, from the record that made it until what wipes its position.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// The record that made it.
+    pub made: Lsn,
+    /// Messages from here on are for it.
+    pub since: Lsn,
+    /// What the log says is done for it.
+    pub done: BTreeSet<Lsn>,
+    /// It asked for its own messages to be left out at some time.
+    pub no_local: bool,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Model {
+    /// Appended, and not known to be lost.
+    pub records: BTreeMap<Lsn, Known>,
+    /// Every record below is promised to be there.
+    pub acknowledged: Lsn,
+    /// Every record below is reflected here.
+    pub applied: Lsn,
+    /// Published messages, with their times.
+    pub messages: BTreeMap<Lsn, (u64, Message)>,
+    /// Sessions by client.
+    pub sessions: BTreeMap<ByteString, Session>,
+    /// Claims by client and filter.
+    pub claims: BTreeMap<(ByteString, ByteString), Claim>,
+    /// Newest retained message by topic.
+    pub retained: BTreeMap<ByteString, Lsn>,
+    /// What queues owe.
+    pub queue: BTreeSet<Lsn>,
+    /// Newest message of each keep-latest topic.
+    pub latest: BTreeMap<ByteString, Lsn>,
+    /// What each client settled, ever.
+    pub settled: BTreeMap<ByteString, BTreeSet<Lsn>>,
+    /// The sink's position as the log knows it.
+    pub sink: Option<Lsn>,
+    /// Sessions whose end was applied since the world looked last.
+    pub ended: Vec<ByteString>,
+    /// Subscriptions applied since the world looked last: client, filter, options, whether it was new, its record.
+    pub subscribed: Vec<(ByteString, ByteString, SubscriptionOptions, bool, Lsn)>,
+    /// Subscriptions removed since the world looked last.
+    pub unsubscribed: Vec<(ByteString, ByteString)>,
+}
+
+impl Model {
+    /// A model of an empty log.
+    #[must_use]
+    pub fn new() -> Model {
+        Model { acknowledged: Lsn::FIRST, applied: Lsn::FIRST, ..Model::default() }
+    }
+
+    /// The client has settled this record at some time.
+    #[must_use]
+    pub fn has_settled(&self, client: &str, lsn: Lsn) -> bool {
+        self.settled.get(client).is_some_and(|all| all.contains(&lsn))
+    }
+
+    /// Takes in a durable record that the engine has applied.
+    ///
+    /// # Errors
+    /// Where it is one that nobody asked for.
+    pub fn apply(&mut self, lsn: Lsn, time_us: u64, event: &Event) -> Result<(), String> {
+        self.applied = lsn.next();
+        match event {
+            Event::SessionOpened(e) => self.opened(e),
+            Event::ClientDisconnected(e) => {
+                if let Some(session) = self.sessions.get_mut(&e.client).filter(|s| s.epoch == e.epoch && s.connected) {
+                    session.connected = false;
+                    if !session.lasting {
+                        self.discard(&e.client);
+                    }
+                }
+            }
+            Event::Subscribed(e) => self.subscribed(lsn, e),
+            Event::Unsubscribed(e) => {
+                self.claims.remove(&(e.client.clone(), e.filter.clone()));
+                let session = self.sessions.get_mut(&e.client);
+                if session.is_some_and(|session| session.subscriptions.remove(&e.filter).is_some()) {
+                    self.unsubscribed.push((e.client.clone(), e.filter.clone()));
+                }
+            }
+            Event::Published(e) => self.published(lsn, time_us, e),
+            Event::Acked(e) => {
+                if !self.has_settled(&e.client, e.lsn) {
+                    return Err(format!("record {lsn} says that {} settled {}, and it did not", e.client, e.lsn));
+                }
+                for at in &e.cursors {
+                    if let Some(claim) = self.claims.get_mut(&(e.client.clone(), at.filter.clone())) {
+                        claim.done.insert(e.lsn);
+                    }
+                }
+                if let (Some(id), Some(session)) = (e.packet_id, self.sessions.get_mut(&e.client)) {
+                    session.outbound.remove(&id);
+                }
+                if e.queue {
+                    self.queue.remove(&e.lsn);
+                }
+            }
+            Event::Released(e) => {
+                if let Some(session) = self.sessions.get_mut(&e.client) {
+                    session.received.remove(&e.packet_id);
+                }
+            }
+            Event::Sent(e) => {
+                if let Some(session) = self.sessions.get_mut(&e.client) {
+                    session.outbound.insert(e.packet_id, (e.lsn, false));
+                }
+            }
+            Event::Received(e) => {
+                let session = self.sessions.get_mut(&e.client);
+                if let Some(out) = session.and_then(|s| s.outbound.get_mut(&e.packet_id)) {
+                    out.1 = true;
+                }
+            }
+            Event::SinkPosition(e) => self.sink = Some(e.next),
+            // Whether they stand too far is seen at the cursors.
+            Event::Positions(_) => {}
+            Event::Dropped(e) => self.dropped(e).map_err(|what| format!("record {lsn}: {what}"))?,
+            other => return Err(format!("record {lsn} is one that nobody appended: {other:?}")),
+        }
+        Ok(())
+    }
+
+    /// What a named policy let go: only retention has a reason to, and only from read positions.
+    fn dropped(&mut self, e: &Dropped) -> Result<(), String> {
+        for drop in &e.drops {
+            match &drop.owner {
+                DropOwner::Cursor { client, filter }
+                    if e.reason == DropReason::Retention && Kind::of(filter).is_rule() =>
+                {
+                    let gone = self.messages.range(drop.from..drop.to);
+                    let gone = gone.filter(|(_, (_, message))| topic::matches(filter, &message.topic));
+                    self.settled.entry(client.clone()).or_default().extend(gone.map(|(lsn, _)| *lsn));
+                }
+                owner => return Err(format!("{:?} took {}..{} from {owner:?}", e.reason, drop.from, drop.to)),
+            }
+        }
+        Ok(())
+    }
+
+    fn opened(&mut self, e: &SessionOpened) {
+        if !e.resumed {
+            self.discard(&e.client);
+        }
+        let session = self.sessions.entry(e.client.clone()).or_default();
+        session.epoch = e.epoch;
+        session.connected = true;
+        session.lasting = e.expiry_s > 0;
+    }
+
+    fn discard(&mut self, client: &ByteString) {
+        let Some(session) = self.sessions.remove(client) else { return };
+        for filter in session.subscriptions.keys().filter(|filter| !Kind::of(filter).is_rule()) {
+            self.claims.remove(&(client.clone(), filter.clone()));
+        }
+        self.ended.push(client.clone());
+    }
+
+    fn subscribed(&mut self, lsn: Lsn, e: &Subscribed) {
+        let Some(session) = self.sessions.get_mut(&e.client).filter(|s| s.epoch == e.epoch) else { return };
+        let new = session.subscriptions.insert(e.filter.clone(), e.options).is_none();
+        self.subscribed.push((e.client.clone(), e.filter.clone(), e.options, new, lsn));
+        let since = match Kind::of(&e.filter) {
+            Kind::Queue => return,
+            Kind::Plain => lsn.next(),
+            Kind::Pubsub | Kind::Latest => Lsn::FIRST,
+        };
+        let claim = Claim { made: lsn, since, done: BTreeSet::new(), no_local: false };
+        let claim = self.claims.entry((e.client.clone(), e.filter.clone())).or_insert(claim);
+        claim.no_local |= e.options.no_local;
+    }
+
+    fn published(&mut self, lsn: Lsn, time_us: u64, e: &Published) {
+        let message = &e.message;
+        if let (Some(id), Some(session)) = (e.packet_id, self.sessions.get_mut(&message.publisher)) {
+            session.received.insert(id);
+        }
+        if message.retain {
+            match message.payload.is_empty() {
+                true => self.retained.remove(&message.topic),
+                false => self.retained.insert(message.topic.clone(), lsn),
+            };
+        }
+        match Kind::of(&message.topic) {
+            Kind::Queue => drop(self.queue.insert(lsn)),
+            Kind::Latest => drop(self.latest.insert(message.topic.clone(), lsn)),
+            Kind::Plain | Kind::Pubsub => {}
+        }
+        self.messages.insert(lsn, (time_us, message.clone()));
+    }
+
+    /// The filters by which this client may be given the message now.
+    pub fn reasons<'a>(&'a self, client: &'a ByteString, lsn: Lsn) -> impl Iterator<Item = &'a ByteString> + 'a {
+        let message = self.messages.get(&lsn).map(|(_, message)| message);
+        let filters = self.sessions.get(client).into_iter().flat_map(|session| session.subscriptions.keys());
+        filters.filter(move |filter| {
+            let Some(message) = message.filter(|m| topic::matches(filter, &m.topic)) else { return false };
+            match Kind::of(filter) {
+                Kind::Queue => Kind::of(&message.topic) == Kind::Queue && self.queue.contains(&lsn),
+                _ => self
+                    .claims
+                    .get(&(client.clone(), (*filter).clone()))
+                    .is_some_and(|claim| lsn >= claim.since && !claim.done.contains(&lsn)),
+            }
+        })
+    }
+
+    /// What the client must still be given for its subscriptions, where the log begins at `first`.
+    #[must_use]
+    pub fn owed(&self, client: &ByteString, first: Lsn) -> BTreeSet<Lsn> {
+        let mut owed = BTreeSet::new();
+        let Some(session) = self.sessions.get(client) else { return owed };
+        for filter in session.subscriptions.keys() {
+            let Some(claim) = self.claims.get(&(client.clone(), filter.clone())) else { continue };
+            owed.extend(self.wanted(client, filter, claim, first).filter(|lsn| !self.has_settled(client, *lsn)));
+        }
+        owed
+    }
+
+    /// The messages that a claim covers and must bring.
+    fn wanted<'a>(
+        &'a self,
+        client: &'a ByteString,
+        filter: &'a ByteString,
+        claim: &'a Claim,
+        first: Lsn,
+    ) -> impl Iterator<Item = Lsn> + 'a {
+        let kind = Kind::of(filter);
+        let from = if kind.is_rule() { claim.since.max(first) } else { claim.since };
+        self.messages.range(from..).filter_map(move |(lsn, (_, message))| {
+            let own = message.publisher == *client && self.leaves_own_out(client, &message.topic);
+            let newest = kind != Kind::Latest || self.latest.get(&message.topic) == Some(lsn);
+            let wanted = message.qos > QoS::AtMostOnce && !own && newest && topic::matches(filter, &message.topic);
+            wanted.then_some(*lsn)
+        })
+    }
+
+    /// One of the client's subscriptions to the topic has asked at some time for its own messages to be left out: its position has
+    /// passed them, and they do not come by another.
+    fn leaves_own_out(&self, client: &ByteString, topic: &str) -> bool {
+        let mut claims = self.claims.iter().filter(|((of, _), claim)| of == client && claim.no_local);
+        claims.any(|((_, filter), _)| topic::matches(filter, topic))
+    }
+
+    /// A message below `next` that the cursor has passed though its client never settled it.
+    #[must_use]
+    pub fn passed_over(&self, client: &ByteString, filter: &ByteString, next: Lsn, first: Lsn) -> Option<Lsn> {
+        let claim = self.claims.get(&(client.clone(), filter.clone()))?;
+        let mut passed = self.wanted(client, filter, claim, first).take_while(|lsn| *lsn < next);
+        passed.find(|lsn| !self.has_settled(client, *lsn))
+    }
+}

@@ -1,0 +1,303 @@
+//! A schedule: settings and a list of operations, all made from one seed before the first of them is carried out, so that leaving
+//! some of them out leaves the others as they are.
+
+use crate::dice::Dice;
+
+/// Clients of a schedule.
+pub const CLIENTS: usize = 3;
+/// Topics that are published to.
+pub const TOPICS: [&str; 7] = ["a/x", "a/y", "pubsub/x", "pubsub/y", "queue/q", "queue/r", "latest/x"];
+/// Filters that are subscribed to.
+pub const FILTERS: [&str; 9] = ["a/x", "a/#", "pubsub/x", "pubsub/#", "queue/q", "queue/#", "latest/x", "+/x", "#"];
+
+/// How an engine is set up, the same over all its restarts.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// A checkpoint after so many bytes of the log.
+    pub checkpoint_bytes: u64,
+    /// Retention: segments older than this many seconds may go.
+    pub keep_s: u64,
+    /// Bytes of records kept in memory.
+    pub tail_cache_bytes: usize,
+    /// Bytes that may wait for the disk.
+    pub queue_bytes_max: usize,
+    /// Deliveries handed out and not settled, per connection.
+    pub window: u16,
+    /// A sink holds the log.
+    pub sink: bool,
+    /// The index is the real one, on the simulated disk, and not the one that forgets.
+    pub real_index: bool,
+}
+
+/// A piece of work that the engine's threads would do.
+#[derive(Clone, Copy, Debug)]
+pub enum Work {
+    /// The log's writer.
+    Write,
+    /// The applier, with at most so many records.
+    Apply(usize),
+    /// The keeper.
+    Keep,
+    /// The delivery worker.
+    Deliver,
+    /// The preparer of segments.
+    Prepare,
+    /// The look at retention.
+    Trim,
+}
+
+/// Something that happens. Choices that depend on what is there are taken modulo its number.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// A message is published.
+    Publish {
+        /// Index of the topic.
+        topic: usize,
+        /// 0, 1 or 2.
+        qos: u8,
+        /// Retained; with an empty payload it clears what is retained.
+        retain: Option<bool>,
+        /// Payload bytes.
+        len: usize,
+        /// Published by this client.
+        by: usize,
+        /// With a packet id, as a lasting session does with QoS 2.
+        packet_id: Option<u16>,
+    },
+    /// A publisher's packet id is free again.
+    Release {
+        /// Whose.
+        client: usize,
+        /// Which.
+        packet_id: u16,
+    },
+    /// A client connects; one that is connected is taken over.
+    Connect {
+        /// Which.
+        client: usize,
+        /// Its old session is discarded.
+        clean: bool,
+        /// Its session outlives its connection.
+        lasting: bool,
+        /// It knows what it has in flight.
+        remembers: bool,
+    },
+    /// A client disconnects.
+    Disconnect {
+        /// Which.
+        client: usize,
+        /// It tells its positions.
+        positions: bool,
+    },
+    /// A subscription is made or made anew.
+    Subscribe {
+        /// Whose.
+        client: usize,
+        /// Index of the filter.
+        filter: usize,
+        /// Granted QoS.
+        qos: u8,
+        /// MQTT's retain handling.
+        retain_handling: u8,
+        /// Own messages are left out.
+        no_local: bool,
+    },
+    /// A subscription is removed.
+    Unsubscribe {
+        /// Whose.
+        client: usize,
+        /// Index of the filter.
+        filter: usize,
+    },
+    /// A client takes deliveries.
+    Take {
+        /// Which.
+        client: usize,
+        /// At most so many.
+        max: usize,
+    },
+    /// A QoS 2 delivery is entered as sent, or its PUBREC came.
+    Send {
+        /// Whose.
+        client: usize,
+        /// Which of the held ones.
+        which: u64,
+    },
+    /// A delivery is settled.
+    Settle {
+        /// Whose.
+        client: usize,
+        /// Which of the held ones.
+        which: u64,
+        /// How many from there on, in one call.
+        count: usize,
+    },
+    /// The sink stores what it has not.
+    Sink {
+        /// At most so many records.
+        max: usize,
+        /// It tells the log its position.
+        tells: bool,
+    },
+    /// Time passes.
+    Sleep {
+        /// So many microseconds.
+        us: u64,
+    },
+    /// One of the engine's threads runs for a moment.
+    Work(Work),
+    /// The engine's threads run until nothing is left to do.
+    Rest,
+    /// The power fails after so many changes to the disk from here on.
+    PowerOff {
+        /// Changes that still come through.
+        after: u64,
+    },
+    /// A disk error strikes later.
+    DiskError {
+        /// What it strikes: 0 write, 1 sync, 2 folder sync, 3 read.
+        what: u8,
+        /// Which one from here on.
+        nth: u64,
+        /// The rest of the write is lost for want of room.
+        short: bool,
+    },
+    /// The index can't be written after so many more batches.
+    IndexError {
+        /// Batches that still come through.
+        after: u64,
+    },
+    /// The process dies, or the machine, and comes back.
+    Crash(Crash),
+    /// The engine is closed in order and opened again.
+    Close,
+}
+
+/// How a crash goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Crash {
+    /// The machine loses power; else only the process dies.
+    pub machine: bool,
+    /// Decides what the disk and the index keep.
+    pub seed: u64,
+    /// The power fails again while opening, after so many changes.
+    pub again: Option<u64>,
+    /// State is compared with what comes from a checkpoint and from the log alone.
+    pub compare: bool,
+}
+
+/// A schedule.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Its seed.
+    pub seed: u64,
+    /// The engine's settings.
+    pub settings: Settings,
+    /// What happens, with dice of its own for each.
+    pub ops: Vec<(Op, u64)>,
+    /// How the schedule ends.
+    pub end: End,
+}
+
+/// What comes behind the last operation.
+#[derive(Clone, Copy, Debug)]
+pub enum End {
+    /// Everybody gets all that is owed.
+    Drain,
+    /// A bit of a file flips while nothing runs; the dice say which.
+    Flip(u64),
+}
+
+impl Plan {
+    /// The schedule of a seed.
+    #[must_use]
+    pub fn of(seed: u64) -> Plan {
+        let mut dice = Dice::new(seed ^ 0x5eed_f07e_ba11_0000);
+        let settings = Settings {
+            checkpoint_bytes: dice.pick(&[4_000, 16_000, 60_000, u64::MAX]).unwrap_or(u64::MAX),
+            keep_s: dice.pick(&[0, 0, 20, 1_000_000]).unwrap_or(0),
+            tail_cache_bytes: dice.pick(&[0, 2_000, 1 << 20]).unwrap_or(0),
+            queue_bytes_max: dice.pick(&[20_000, 1 << 20]).unwrap_or(1 << 20),
+            window: dice.pick(&[1, 4, 20]).unwrap_or(20),
+            sink: dice.chance(50),
+            real_index: dice.chance(5),
+        };
+        let count = 20 + dice.below(160);
+        let mut ops = Vec::new();
+        // A schedule without any client would try little.
+        for client in 0..CLIENTS {
+            if dice.chance(60) {
+                let connect = Op::Connect { client, clean: false, lasting: dice.chance(70), remembers: true };
+                ops.push((connect, dice.roll()));
+                ops.push((subscribe(&mut dice, client), dice.roll()));
+            }
+        }
+        let bodies = dice.pick(&[60, 400, 4_000]).unwrap_or(60);
+        while (ops.len() as u64) < count {
+            let op = any_op(&mut dice, bodies);
+            ops.push((op, dice.roll()));
+        }
+        let end = if dice.chance(8) { End::Flip(dice.roll()) } else { End::Drain };
+        Plan { seed, settings, ops, end }
+    }
+}
+
+fn subscribe(dice: &mut Dice, client: usize) -> Op {
+    Op::Subscribe {
+        client,
+        filter: dice.below(FILTERS.len() as u64) as usize,
+        qos: dice.pick(&[0, 1, 1, 2, 2]).unwrap_or(2),
+        retain_handling: dice.below(3) as u8,
+        no_local: dice.chance(10),
+    }
+}
+
+fn any_op(dice: &mut Dice, bodies: u64) -> Op {
+    let client = dice.below(CLIENTS as u64) as usize;
+    match dice.below(1000) {
+        0..250 => Op::Publish {
+            topic: dice.below(TOPICS.len() as u64) as usize,
+            qos: dice.below(3) as u8,
+            retain: dice.chance(20).then(|| dice.chance(70)),
+            len: (if dice.chance(10) { dice.below(14_000) } else { dice.below(bodies) }) as usize,
+            by: client,
+            packet_id: dice.chance(30).then(|| 1 + dice.below(4) as u16),
+        },
+        250..265 => Op::Release { client, packet_id: 1 + dice.below(4) as u16 },
+        265..390 => Op::Take { client, max: 1 + dice.below(6) as usize },
+        390..420 => Op::Send { client, which: dice.roll() },
+        420..530 => Op::Settle { client, which: dice.roll(), count: 1 + dice.below(3) as usize },
+        530..580 => {
+            Op::Connect { client, clean: dice.chance(20), lasting: dice.chance(70), remembers: dice.chance(60) }
+        }
+        580..640 => subscribe(dice, client),
+        640..660 => Op::Unsubscribe { client, filter: dice.below(FILTERS.len() as u64) as usize },
+        660..690 => Op::Disconnect { client, positions: dice.chance(80) },
+        690..740 => Op::Sink { max: 1 + dice.below(40) as usize, tells: dice.chance(70) },
+        740..770 => Op::Sleep { us: dice.pick(&[1_000, 600_000, 6_000_000, 60_000_000]).unwrap_or(1_000) },
+        770..890 => Op::Work(match dice.below(12) {
+            0..4 => Work::Write,
+            4..7 => Work::Apply(1 + dice.below(8) as usize),
+            7..9 => Work::Deliver,
+            9 => Work::Keep,
+            10 => Work::Prepare,
+            _ => Work::Trim,
+        }),
+        890..940 => Op::Rest,
+        940..958 => Op::PowerOff { after: dice.below(60) },
+        958..966 => Op::DiskError { what: dice.below(4) as u8, nth: 1 + dice.below(12), short: dice.chance(30) },
+        966..969 => Op::IndexError { after: dice.below(4) },
+        969..990 => Op::Crash(crash(dice)),
+        _ => Op::Close,
+    }
+}
+
+/// A crash as the dice fall.
+pub fn crash(dice: &mut Dice) -> Crash {
+    Crash {
+        machine: dice.chance(80),
+        seed: dice.roll(),
+        again: dice.chance(30).then(|| dice.below(40)),
+        compare: dice.chance(40),
+    }
+}
