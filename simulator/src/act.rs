@@ -152,7 +152,7 @@ impl World {
                 Some(held) => held.delivery.clone(),
                 None => self.sent_before(*lsn)?,
             };
-            held.push(Held { delivery, packet_id: Some(*packet_id) });
+            held.push(Held { delivery, packet_id: Some(*packet_id), leased: false });
         }
         let in_memory = parked.into_iter().filter(|held| held.packet_id.is_none());
         held.extend(in_memory.filter(|h| resumed && remembers && h.delivery.qos == QoS::AtLeastOnce));
@@ -364,8 +364,9 @@ impl World {
             }
         }
         connection.given.insert(lsn);
-        connection.held.push(Held { delivery: delivery.clone(), packet_id: None });
-        if Kind::of(&topic) == Kind::Queue && !delivery.retain {
+        let leased = !delivery.retain && reasons.iter().all(|kind| *kind == Kind::Queue);
+        connection.held.push(Held { delivery: delivery.clone(), packet_id: None, leased });
+        if leased {
             self.check_holder(client, lsn)?;
         }
         Ok(())

@@ -7,7 +7,6 @@ use forebay_engine::log::{ReadError, Record};
 use forebay_engine::{Lsn, OpenError};
 
 use crate::dice::Dice;
-use crate::model::Kind;
 use crate::world::{Trouble, World, broken, name};
 
 impl World {
@@ -253,20 +252,9 @@ impl World {
     /// # Errors
     /// Somebody does.
     pub fn check_holder(&self, client: usize, lsn: Lsn) -> Result<(), Trouble> {
-        let by_queue_only = |client: usize| {
-            let name = name(client);
-            let mut plain = self.model.reasons(&name, lsn).filter(|filter| Kind::of(filter) != Kind::Queue);
-            plain.next().is_none()
-        };
-        if !by_queue_only(client) {
-            return Ok(());
-        }
         for (other, state) in self.clients.iter().enumerate().filter(|(other, _)| *other != client) {
-            let held = state
-                .connection
-                .as_ref()
-                .is_some_and(|c| c.held.iter().any(|h| h.delivery.lsn == lsn && !h.delivery.retain));
-            if held && by_queue_only(other) {
+            let mut held = state.connection.iter().flat_map(|connection| &connection.held);
+            if held.any(|held| held.delivery.lsn == lsn && held.leased) {
                 return broken(format!("queue message {lsn} is given to c{client} while c{other} holds it"));
             }
         }

@@ -46,6 +46,8 @@ pub struct Held {
     pub delivery: Delivery,
     /// QoS 2: the packet id under which it was entered as sent.
     pub packet_id: Option<u16>,
+    /// Nothing but a queue had a reason to give it: nobody else may hold it.
+    pub leased: bool,
 }
 
 /// An open connection.
