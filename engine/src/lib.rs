@@ -109,6 +109,7 @@ pub mod simulation {
 /// What the fuzz targets reach besides the public API. Not part of it.
 #[doc(hidden)]
 pub mod fuzzing {
+    pub use crate::log::fuzzing::{FuzzedFrame, decode_frame, encode_frame};
     pub use crate::trie::Trie;
 }
 

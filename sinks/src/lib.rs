@@ -9,6 +9,12 @@
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod dead_letter;
+#[doc(hidden)]
+pub mod fuzzing;
+#[cfg_attr(
+    not(feature = "sqlite"),
+    allow(dead_code, reason = "a database's lookups use it, and SQLite's are the only ones")
+)]
 pub mod lookup;
 pub mod memory;
 pub mod metrics;

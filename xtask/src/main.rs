@@ -1,10 +1,11 @@
-//! Development tasks: `cargo xtask test`, `cargo xtask crash`, `cargo xtask simulate`, `cargo xtask services`.
+//! Development tasks: `cargo xtask test`, `crash`, `simulate`, `fuzz`, `services`.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 mod counts;
+mod fuzz;
 mod provision;
 mod services;
 mod shell;
@@ -41,6 +42,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Runs the fuzz targets, each for some seconds.
+    Fuzz(fuzz::Options),
     /// Servers for people who work on Forebay, on 127.0.0.1 and free ports.
     Services {
         /// What to do.
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Task::Test { only, rounds } => steps::test(&only, rounds),
         Task::Crash { rounds } => steps::crash(rounds).map(|()| true),
         Task::Simulate { arguments } => steps::simulate(&arguments).map(|()| true),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Services { action } => services::run(&action).map(|()| true),
     };
     match result {

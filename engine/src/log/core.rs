@@ -12,7 +12,7 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
 use super::error::AppendError;
-use super::frame::{HEADER, KIND_GAP};
+use super::frame::{HEADER, KIND_GAP, NUMBER_MAX};
 use super::options::{Durability, LogOptions, Priority};
 use super::residue::Residue;
 use super::segment::Segment;
@@ -131,6 +131,16 @@ pub(crate) struct Taken {
     bytes: usize,
 }
 
+/// A log whose files name a number near the largest there is (none of its own making does) can be read and not appended to.
+fn check_numbers(next: Lsn, time_us: u64) -> Result<(), AppendError> {
+    if next.0 > NUMBER_MAX || time_us > NUMBER_MAX {
+        return Err(AppendError::Stopped(
+            "its numbers or times are used up: a record or a position near 2^62 was given".into(),
+        ));
+    }
+    Ok(())
+}
+
 impl Core {
     /// Gives numbers and times to a batch and queues it, once there is room for it; with `block` it waits while a segment is being prepared.
     fn enqueue<'a>(
@@ -161,6 +171,8 @@ impl Core {
         let count = records.len() as u64;
         let mut queue = self.queue.lock();
         self.check_open(&queue).map_err(Refused::Error)?;
+        check_numbers(queue.next.plus(count), now.max(queue.last_time_us).saturating_add(count))
+            .map_err(Refused::Error)?;
         if queue.bytes >= self.options.queue_bytes_max {
             return Err(Refused::Error(AppendError::Full { queued: queue.bytes }));
         }
@@ -255,6 +267,7 @@ impl Core {
             if queue.next >= to {
                 return Ok(None);
             }
+            check_numbers(to, now.max(queue.last_time_us).saturating_add(1))?;
             match self.find_place(&queue, std::slice::from_ref(&record), HEADER + 8, Priority::Essential) {
                 Ok(place) => break (queue, place),
                 Err(short) => {

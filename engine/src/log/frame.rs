@@ -24,6 +24,8 @@ pub(crate) const KIND_GAP: u8 = 128;
 pub(crate) const KIND_SEAL: u8 = 129;
 /// Written in a weaker durability level than `synced`.
 pub(crate) const FLAG_WEAK: u8 = 1;
+/// Numbers and times above are none: no log comes so far, and below it nothing that is added to them overflows.
+pub(crate) const NUMBER_MAX: u64 = 1 << 62;
 
 /// What a frame says about its record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +122,9 @@ pub(crate) fn decode(bytes: &[u8], seed: u32) -> Decoded {
     if u32_at(header, 0) != Some(checksum(seed, covered)) {
         return Decoded::Bad("checksum does not match");
     }
+    if next_after(&frame, bytes).0 > NUMBER_MAX || frame.time_us > NUMBER_MAX {
+        return Decoded::Bad("a number or a time that no log reaches");
+    }
     Decoded::Frame(frame)
 }
 
@@ -151,7 +156,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_frame_reads_back_and_only_under_its_own_seed(
-            seed: u32, other: u32, lsn in 1u64..u64::MAX, behind in 0u64..1000, time_us: u64, kind in 1u8.., weak: bool,
+            seed: u32, other: u32, lsn in 1..NUMBER_MAX, behind in 0u64..1000, time_us in 0..NUMBER_MAX, kind in 1u8..KIND_GAP, weak: bool,
             body in proptest::collection::vec(any::<u8>(), 0..300), more in proptest::collection::vec(any::<u8>(), 0..40),
         ) {
             let frame = Frame { lsn: Lsn(lsn), time_us, group: Lsn(lsn.saturating_sub(behind)), kind, weak, len: body.len() };

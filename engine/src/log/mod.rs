@@ -45,6 +45,7 @@
 mod core;
 mod error;
 mod frame;
+pub(crate) mod fuzzing;
 mod inspect;
 mod open;
 mod options;

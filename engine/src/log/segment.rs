@@ -90,12 +90,16 @@ impl Header {
         if version != FORMAT || u32_at(bytes, SEGMENT_HEADER - 4) != Some(crc32fast::hash(covered)) {
             return Err(HeaderFault::Damaged("header checksum does not match"));
         }
-        Ok(Header {
+        let header = Header {
             log_id: bytes.get(16..).and_then(|b| b.first_chunk::<16>()).copied().unwrap_or_default(),
             first: Lsn(u64_at(bytes, 32).unwrap_or(0)),
             created_us: u64_at(bytes, 40).unwrap_or(0),
             weak: u32_at(bytes, 12).unwrap_or(0) & FLAG_WEAK != 0,
-        })
+        };
+        if header.first.0 > frame::NUMBER_MAX || header.created_us > frame::NUMBER_MAX {
+            return Err(HeaderFault::Damaged("a number or a time that no log reaches"));
+        }
+        Ok(header)
     }
 
     /// Where the checksum of this segment's frames starts from.
@@ -164,7 +168,7 @@ impl Seal {
             return Ok(None);
         }
         let Some(at) = u64_at(&trailer, 0) else { return Ok(None) };
-        let fits = at >= SEGMENT_HEADER as u64 && at + SEAL_MIN as u64 <= len;
+        let fits = at >= SEGMENT_HEADER as u64 && at <= len - SEAL_MIN as u64;
         if !trailer.ends_with(SEAL_MAGIC) || !fits {
             return Ok(None);
         }

@@ -113,7 +113,8 @@ fn parse_intent(bytes: &[u8]) -> Option<Lsn> {
     valid.then(|| u64_at(covered, 8).map(Lsn)).flatten()
 }
 
-/// Finishes a trim that a crash interrupted. An intent that does not read was not synced: nothing had been removed for it.
+/// Finishes a trim that a crash interrupted. An intent that does not read was not synced: nothing had been removed for it. One whose
+/// floor lies behind the beginning of the last segment is refused: no trim writes it.
 pub(crate) fn finish(disk: &dyn Disk, dir: &Path) -> io::Result<usize> {
     let path = dir.join(INTENT);
     let intent = match disk.open(&path, OpenHow::Read) {
@@ -123,7 +124,20 @@ pub(crate) fn finish(disk: &dyn Disk, dir: &Path) -> io::Result<usize> {
     };
     let mut removed = 0;
     if let Some(floor) = intent {
-        for file in disk.list(dir)? {
+        let files = disk.list(dir)?;
+        let last = files.iter().filter_map(|file| parse_name(file)).max();
+        if last.is_some_and(|last| last < floor) {
+            // A trim never takes the segment that is written to. Going on would empty the folder and begin the numbers anew.
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!(
+                    "{} removes everything below record {floor}, and no segment begins there: it is of another log or segments \
+                     are missing. Nothing was changed. Put the segments back, or move the file out of the folder",
+                    path.display()
+                ),
+            ));
+        }
+        for file in files {
             if parse_name(&file).is_some_and(|first| first < floor) {
                 disk.remove(&file)?;
                 removed += 1;

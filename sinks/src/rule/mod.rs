@@ -34,6 +34,7 @@ pub use duration::parse_duration;
 pub use fault::{Excerpt, Fault, Faults, Level, Warning};
 pub use keys::{KeySpec, ValueKind, keys};
 pub use load::{Loaded, load};
+pub(crate) use statement::fuzzed as fuzzed_statement;
 
 use std::collections::BTreeMap;
 use std::fmt;

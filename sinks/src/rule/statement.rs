@@ -73,6 +73,11 @@ impl Statement {
     }
 }
 
+/// See [`crate::fuzzing::parse_statement`].
+pub(crate) fn fuzzed(source: &str, database: Database, hook: Hook) -> Result<Statement, Vec<std::ops::Range<usize>>> {
+    Statement::parse(source, database, hook).map_err(|faults| faults.iter().map(|f| f.start..f.end).collect())
+}
+
 fn fault(start: usize, end: usize, message: String, help: Option<String>) -> StatementFault {
     StatementFault { start, end, message, help }
 }

@@ -1,0 +1,172 @@
+//! Seeds that the program's own encoders make. The others in `fuzz/seeds/` are texts, and inputs that a fuzzer found and kept.
+
+use bytes::{Bytes, BytesMut};
+use bytestring::ByteString;
+use forebay_broker_adapter::codec::{Packet, Publish, Version, encode};
+use forebay_engine::Lsn;
+use forebay_engine::event::{Event, Message, Published, QoS, SessionOpened, Subscribed, SubscriptionOptions, Will};
+use forebay_engine::fuzzing::{FuzzedFrame, encode_frame};
+
+use crate::segments::written;
+
+/// Name and bytes of each generated seed of a target.
+#[must_use]
+pub fn of(target: &str) -> Vec<(String, Vec<u8>)> {
+    match target {
+        "frame" => frames(),
+        "segments" => segments(),
+        "trim_intent" => trim_intents(),
+        "checkpoint" => checkpoints(),
+        "event_body" => events(),
+        "mqtt_packet" => packets(),
+        _ => Vec::new(),
+    }
+}
+
+fn frames() -> Vec<(String, Vec<u8>)> {
+    let frame = |kind, body: &[u8]| FuzzedFrame {
+        lsn: Lsn(7),
+        time_us: 1_700_000_000_000_000,
+        group: Lsn(5),
+        kind,
+        weak: false,
+        body: body.to_vec(),
+    };
+    let input = |repair: u8, frame: &FuzzedFrame| {
+        let mut out = 9u32.to_le_bytes().to_vec();
+        out.push(repair);
+        out.extend(encode_frame(frame, 9));
+        out
+    };
+    vec![
+        ("record".into(), input(0, &frame(1, b"a record"))),
+        ("record-repaired".into(), input(1, &frame(1, b"a record"))),
+        ("empty".into(), input(1, &frame(127, b""))),
+        ("gap".into(), input(1, &frame(128, &12u64.to_le_bytes()))),
+        ("zeros".into(), vec![0; 64]),
+    ]
+}
+
+fn segments() -> Vec<(String, Vec<u8>)> {
+    let logs: [(&str, &[usize], bool); 4] =
+        [("one", &[3], false), ("one-closed", &[3], true), ("two", &[2, 3], false), ("two-closed", &[2, 2], true)];
+    let mut out = Vec::new();
+    for (name, runs, close) in logs {
+        let segments = written(runs, close);
+        let first = segments.first().map_or(0, Vec::len) as u16;
+        for (flags, how) in [(0, ""), (1, "-repaired"), (1 | 2, "-weak"), (1 | 8, "-padded"), (1 | 4, "-named")] {
+            let mut input = vec![flags];
+            input.extend(first.to_le_bytes());
+            input.extend(segments.concat());
+            out.push((format!("{name}{how}"), input));
+        }
+    }
+    out
+}
+
+fn trim_intents() -> Vec<(String, Vec<u8>)> {
+    let intent = |floor: u64| {
+        let mut out = vec![1];
+        out.extend(b"FBAYTRIM");
+        out.extend(floor.to_le_bytes());
+        out.extend([0; 4]);
+        out
+    };
+    [0, 1, 4, 7, 10, 13].into_iter().map(|floor| (format!("floor-{floor}"), intent(floor))).collect()
+}
+
+/// A file without rows, and one with a row of each kind whose first field is a name.
+fn checkpoints() -> Vec<(String, Vec<u8>)> {
+    let file = |rows: &[(&[u8], &[u8])]| {
+        let mut out = vec![3];
+        out.extend(b"FBYCKPT\0");
+        out.extend(1u32.to_le_bytes());
+        out.extend([0; 16]);
+        out.extend(9u64.to_le_bytes());
+        out.extend((rows.len() as u64).to_le_bytes());
+        for (key, value) in rows {
+            out.extend((key.len() as u32).to_le_bytes());
+            out.extend((value.len() as u32).to_le_bytes());
+            out.extend(*key);
+            out.extend(*value);
+        }
+        out.extend([0; 4]);
+        out
+    };
+    let sink: (&[u8], &[u8]) = (b"K\x04sink", &[9, 0, 0, 0, 0, 0, 0, 0]);
+    vec![("empty".into(), file(&[])), ("row".into(), file(&[sink]))]
+}
+
+fn message() -> Message {
+    let mut message = Message {
+        topic: "orders/7".into(),
+        payload: Bytes::from_static(b"a book"),
+        qos: QoS::AtLeastOnce,
+        publisher: "shop".into(),
+        ..Message::default()
+    };
+    message.properties.expiry_s = Some(60);
+    message.properties.content_type = Some("text/plain".into());
+    message.properties.user.push(("trace".into(), "1".into()));
+    message
+}
+
+fn events() -> Vec<(String, Vec<u8>)> {
+    let client = ByteString::from_static("sensor");
+    let opened = SessionOpened {
+        client: client.clone(),
+        epoch: 3,
+        resumed: true,
+        expiry_s: 3600,
+        will: Some(Will { message: message(), delay_s: 5 }),
+        username: "u".into(),
+        peer: "::1".into(),
+    };
+    let subscribed = Subscribed {
+        client: client.clone(),
+        epoch: 3,
+        filter: "orders/#".into(),
+        options: SubscriptionOptions::of_qos(QoS::ExactlyOnce),
+        by_proxy: false,
+    };
+    let events = [
+        ("session-opened", Event::SessionOpened(opened)),
+        ("subscribed", Event::Subscribed(subscribed)),
+        ("published", Event::Published(Published { message: message(), packet_id: Some(9), epoch: 3 })),
+    ];
+    let encoded = |(name, event): (&str, Event)| {
+        let mut input = vec![event.kind()];
+        event.encode(&mut input);
+        (name.to_owned(), input)
+    };
+    events.into_iter().map(encoded).collect()
+}
+
+fn packets() -> Vec<(String, Vec<u8>)> {
+    let connect = b"\x10\x12\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x05shop1";
+    let mut out = vec![
+        ("connect-5".into(), [&[0][..], connect].concat()),
+        ("connect-311".into(), b"\x00\x10\x11\x00\x04MQTT\x04\x02\x00\x3c\x00\x05shop1".to_vec()),
+        ("connect-31".into(), b"\x00\x10\x13\x00\x06MQIsdp\x03\x02\x00\x3c\x00\x05shop1".to_vec()),
+    ];
+    let publish = Publish {
+        dup: false,
+        qos: QoS::AtLeastOnce,
+        retain: true,
+        topic: "orders/7".into(),
+        packet_id: 9,
+        payload: Bytes::from_static(b"a book"),
+        topic_alias: Some(1),
+        subscription_ids: vec![7],
+        properties: message().properties,
+    };
+    for version in [Version::V31, Version::V311, Version::V5] {
+        let mut bytes = BytesMut::new();
+        for packet in [Packet::Publish(publish.clone()), Packet::PingReq] {
+            // Nothing here is too long to be written.
+            let _ = encode(&packet, version, &mut bytes);
+        }
+        out.push((format!("publish-{}", version as u8), [&[version as u8][..], &bytes].concat()));
+    }
+    out
+}

@@ -1,0 +1,118 @@
+//! What reads text that people wrote.
+
+use std::path::Path;
+
+use forebay_engine::fuzzing::Trie;
+use forebay_engine::topic;
+use forebay_sinks::fuzzing::parse_statement;
+use forebay_sinks::rule::{Database, Fault, Hook, Part, RuleSet, WarningCode, check, parse_conf, parse_toml};
+
+fn text(data: &[u8]) -> &str {
+    match std::str::from_utf8(data) {
+        Ok(text) => text,
+        Err(e) => std::str::from_utf8(&data[..e.valid_up_to()]).unwrap_or_default(),
+    }
+}
+
+/// A fault has a place in the text, and its report of several lines can be written.
+fn assert_inside(fault: &Fault, text: &str) {
+    let lines = text.split('\n').count() as u32;
+    assert!(fault.at.line >= 1 && fault.at.line <= lines && fault.at.column >= 1, "{fault}");
+    assert!(!fault.to_string().is_empty() && !fault.message.is_empty());
+}
+
+/// What a faultless text leads to.
+fn use_rules(rules: &RuleSet) {
+    for warning in check(rules) {
+        assert!(WarningCode::ALL.contains(&warning.code) && !warning.to_string().is_empty());
+    }
+    let _ = rules.engine_rules();
+}
+
+pub(crate) fn conf_file(data: &[u8]) {
+    let text = text(data);
+    let parsed = parse_conf(Path::new("fuzz.conf"), text);
+    parsed.faults.iter().for_each(|fault| assert_inside(fault, text));
+    if parsed.faults.is_empty() {
+        use_rules(&parsed.rules);
+    }
+}
+
+pub(crate) fn toml_rules(data: &[u8]) {
+    let text = text(data);
+    let (rules, faults, _) = parse_toml(Path::new("fuzz.toml"), text);
+    faults.iter().for_each(|fault| assert_inside(fault, text));
+    if faults.is_empty() {
+        use_rules(&rules);
+    }
+}
+
+/// Lines: a name, then filters.
+pub(crate) fn topic_filter(data: &[u8]) {
+    let mut lines = text(data).split('\n');
+    let name = lines.next().unwrap_or_default();
+    if topic::check_name(name).is_err() {
+        return;
+    }
+    let filters: Vec<&str> = lines.filter(|filter| topic::check_filter(filter).is_ok()).collect();
+    let mut tree = Trie::default();
+    for (n, filter) in filters.iter().enumerate() {
+        tree.insert(filter, n);
+    }
+    let mut found = Vec::new();
+    tree.matches(name, |n| {
+        found.push(*n);
+        true
+    });
+    found.sort_unstable();
+    let expected: Vec<usize> = (0..filters.len()).filter(|n| topic::matches(filters[*n], name)).collect();
+    assert_eq!(found, expected);
+    for outer in &filters {
+        for inner in &filters {
+            if topic::covers(outer, inner) && topic::matches(inner, name) {
+                assert!(topic::matches(outer, name), "{outer} covers {inner}");
+            }
+        }
+    }
+}
+
+/// `database u8 | hook u8 | statement`.
+pub(crate) fn template(data: &[u8]) {
+    let (Some(database), Some(hook), Some(rest)) = (data.first(), data.get(1), data.get(2..)) else { return };
+    let database = Database::ALL[usize::from(*database) % Database::ALL.len()];
+    let hook = Hook::ALL[usize::from(*hook) % Hook::ALL.len()];
+    let source = text(rest);
+    match parse_statement(source, database, hook) {
+        Err(faults) => {
+            assert!(!faults.is_empty(), "refused and nothing said");
+            for at in faults {
+                // An empty field has one place, the end of the text may be it.
+                assert!(at.start <= at.end && at.start <= source.len() && at.end <= source.len() + 1, "{at:?}");
+                assert!(source.is_char_boundary(at.start), "{at:?}");
+            }
+        }
+        Ok(statement) => {
+            let whole: String = statement.parts.iter().map(shown).collect();
+            assert_eq!(whole, source);
+            let params = |part: &&Part| matches!(part, Part::Param(_));
+            for part in statement.parts.iter().filter(params) {
+                let Part::Param(param) = part else { continue };
+                assert!(hook.params(database).contains(param), "{param:?} is nothing that {hook} has");
+            }
+            if database == Database::Redis {
+                let fields = statement.fields();
+                // A value never becomes more than the field it stands in, whatever it holds.
+                assert_eq!(fields.len(), source.split(' ').count());
+                let joined: Vec<String> = fields.iter().map(|field| field.iter().map(shown).collect()).collect();
+                assert_eq!(joined.join(" "), source);
+            }
+        }
+    }
+}
+
+fn shown(part: &Part) -> String {
+    match part {
+        Part::Text(text) => text.clone(),
+        Part::Param(param) => format!("${{{}}}", param.name()),
+    }
+}
