@@ -79,6 +79,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod blocking;
 pub mod clock;
 pub mod delivery;
 pub mod disk;
@@ -118,3 +119,8 @@ pub use event::{Event, Message, QoS};
 pub use ids::{Lsn, MsgId};
 pub use log::{Log, LogOptions, NewRecord, Record};
 pub use rules::Rules;
+
+/// The README's example, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -2,7 +2,11 @@
 //!
 //! Install a recorder of the `metrics` facade before opening a log: handles are taken once, at opening.
 
+mod described;
+
 use metrics::{Counter, Gauge, Histogram};
+
+pub use described::{ALL, Described, Kind, describe};
 
 /// Histogram, seconds: how long the oldest record of a group waited in the queue for its leader.
 pub const LOG_QUEUE_SECONDS: &str = "forebay_log_queue_seconds";

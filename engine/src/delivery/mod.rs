@@ -108,6 +108,12 @@ impl Mailbox {
         poll_fn(|cx| self.inbox.poll_ready(cx)).await;
     }
 
+    /// As [`Mailbox::ready`], blocking the thread up to `timeout` ([`std::time::Duration::MAX`]: for ever): `false` when that has
+    /// passed. Not for a thread that runs async tasks.
+    pub fn ready_within(&self, timeout: std::time::Duration) -> bool {
+        crate::blocking::within(timeout, self.ready()).is_some()
+    }
+
     /// Ends deliveries: (record, QoS 2 packet id, outcome). Moves cursors, removes queue messages, frees the window and
     /// appends the `Acked` events that the rules or cursors need. Nothing has to be waited for.
     ///

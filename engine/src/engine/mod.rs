@@ -1,6 +1,7 @@
 //! The engine: log, state and delivery together.
 
 mod applier;
+mod blocking;
 mod bounds;
 mod carry;
 mod keeper;
@@ -130,7 +131,8 @@ impl Engine {
         append(&self.inner.log, events)
     }
 
-    /// As [`Engine::append`], but waits while the log's queue or the disk is full. Cancelling it appends nothing or everything.
+    /// As [`Engine::append`], but waits while the log's queue or the disk is full. Not durable when it resolves.
+    /// Cancellation safe: dropped before it resolves, it has appended nothing. Its blocking counterpart is [`Engine::append_within`].
     ///
     /// # Errors
     /// Where the log has stopped, or an event is too large.
@@ -145,7 +147,8 @@ impl Engine {
         }
     }
 
-    /// Resolves when every record up to and including `lsn` is durable.
+    /// Resolves when every record up to and including `lsn` is durable. Cancellation safe: dropping it changes nothing. Its blocking
+    /// counterpart is [`Engine::durable_within`].
     ///
     /// # Errors
     /// Where the log stopped before.
@@ -159,7 +162,8 @@ impl Engine {
         self.inner.log.durable_end()
     }
 
-    /// Resolves when the record is durable and state and delivery include it.
+    /// Resolves when every record up to and including `lsn` is durable and state and delivery include it. Cancellation safe: dropping
+    /// it changes nothing. Its blocking counterpart is [`Engine::applied_within`].
     ///
     /// # Errors
     /// Where the log stopped before.

@@ -69,6 +69,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -240,7 +241,7 @@ impl Log {
         self.core().gap(lsn)
     }
 
-    /// Resolves when every record up to and including `lsn` is durable.
+    /// Resolves when every record up to and including `lsn` is durable. Cancellation safe: dropping it changes nothing.
     #[must_use]
     pub fn wait_durable(&self, lsn: Lsn) -> WaitDurable {
         WaitDurable::new(self.core().watermark.clone(), lsn)
@@ -252,6 +253,20 @@ impl Log {
     /// The log stopped before.
     pub fn wait_durable_blocking(&self, lsn: Lsn) -> Result<(), NotDurable> {
         self.core().watermark.wait(lsn)
+    }
+
+    /// Blocks the thread until every record up to and including `lsn` is durable: `false` when `timeout` has passed first
+    /// ([`Duration::MAX`]: for ever).
+    ///
+    /// # Errors
+    /// The log stopped before.
+    pub fn wait_durable_within(&self, lsn: Lsn, timeout: Duration) -> Result<bool, NotDurable> {
+        self.core().watermark.wait_timeout(lsn, timeout).map_or(Ok(false), |verdict| verdict.map(|()| true))
+    }
+
+    /// As [`wait_room`](Log::wait_room), blocking the thread: `false` when `timeout` has passed first ([`Duration::MAX`]: for ever).
+    pub fn wait_room_within(&self, timeout: Duration) -> bool {
+        crate::blocking::within(timeout, self.wait_room()).is_some()
     }
 
     /// Resolves when an ordinary append that was refused with `Full` or `NoSpace` is worth trying again (or the log has stopped, which the
