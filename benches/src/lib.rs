@@ -4,7 +4,6 @@ pub mod alloc;
 pub mod counting;
 pub mod cpu;
 pub mod load;
-pub mod raw_log;
 pub mod servers;
 pub mod stats;
 mod subscriber;

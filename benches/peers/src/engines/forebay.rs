@@ -1,0 +1,133 @@
+//! Forebay's log, with its defaults. A thread trims behind the writer, so that segments go round as the raw log's do.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use forebay_engine::Lsn;
+use forebay_engine::log::{Durability, Log, LogOptions, NewRecord};
+
+use super::{Engine, Flight, Mode, Native, Store};
+use crate::front::Ticket;
+
+pub const ENGINE: Engine = Engine {
+    name: "forebay",
+    groups: true,
+    durable: true,
+    unsynced: true,
+    reads: true,
+    native: Some(|dir, _| Ok(Box::new(Forebay::open(dir, Mode::Synced)?))),
+    store: Some(|dir, mode| Ok(Box::new(Forebay::open(dir, mode)?))),
+    flight: Some(|dir| Ok(Box::new(Forebay::open(dir, Mode::Synced)?))),
+};
+
+struct Forebay {
+    log: Log,
+    dir: PathBuf,
+    stop: Arc<AtomicBool>,
+    trimmer: Option<JoinHandle<()>>,
+}
+
+impl Forebay {
+    fn open(dir: &Path, mode: Mode) -> Result<Forebay> {
+        let dir = dir.join("log");
+        let mut options = LogOptions::new(&dir);
+        if mode != Mode::Synced {
+            options.durability = Durability::Buffered;
+        }
+        let (log, _) = Log::open(options)?;
+        await_spare(&dir)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let trimmer = (mode != Mode::Kept).then(|| {
+            let (log, stop) = (log.clone(), Arc::clone(&stop));
+            std::thread::spawn(move || trim(&log, &stop))
+        });
+        Ok(Forebay { log, dir, stop, trimmer })
+    }
+}
+
+/// The next segment is prepared in the background; what is measured begins when that is done.
+fn await_spare(dir: &Path) -> Result<()> {
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(20) {
+        for entry in std::fs::read_dir(dir)? {
+            if entry?.path().extension().is_some_and(|extension| extension == "spare") {
+                return Ok(());
+            }
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    bail!("no segment was prepared in {}", dir.display());
+}
+
+/// What retention does: removes what is behind the segment that is written.
+fn trim(log: &Log, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        std::thread::park_timeout(Duration::from_millis(10));
+        if log.trim_to(log.durable_end()).is_err() {
+            return;
+        }
+    }
+}
+
+impl Drop for Forebay {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(trimmer) = self.trimmer.take() {
+            trimmer.thread().unpark();
+            let _ = trimmer.join();
+        }
+        self.log.close();
+    }
+}
+
+fn new(record: &[u8]) -> NewRecord {
+    NewRecord { kind: 1, body: record.to_vec() }
+}
+
+impl Native for Forebay {
+    fn append(&self, _: usize, record: &[u8]) -> Result<()> {
+        self.log.append_durable(vec![new(record)])?;
+        Ok(())
+    }
+}
+
+impl Store for Forebay {
+    fn write(&mut self, records: &[u8], size: usize, _: bool) -> Result<()> {
+        self.log.append_durable(records.chunks_exact(size).map(new).collect())?;
+        Ok(())
+    }
+
+    /// Opens it anew: the newest records shall come from the segments too, not from the cache of the log's tail.
+    fn prepare_read(&mut self) -> Result<()> {
+        self.log.close();
+        (self.log, _) = Log::open(LogOptions::new(&self.dir))?;
+        await_spare(&self.dir)
+    }
+
+    fn read_all(&mut self) -> Result<(u64, u64)> {
+        let mut reader = self.log.reader(self.log.first())?;
+        let mut records = Vec::with_capacity(4096);
+        let (mut count, mut bytes) = (0, 0);
+        while reader.read_batch(4096, 4 << 20, &mut records)? > 0 {
+            count += records.len() as u64;
+            bytes += records.iter().map(|record| record.body.len() as u64).sum::<u64>();
+            records.clear();
+        }
+        Ok((count, bytes))
+    }
+}
+
+impl Flight for Forebay {
+    fn give(&self, record: &[u8]) -> Result<Ticket> {
+        let given = self.log.append_batch(vec![new(record)])?;
+        Ok(Ticket { number: given.last.0, group: 0 })
+    }
+
+    fn wait(&self, ticket: Ticket) -> Result<()> {
+        Ok(self.log.wait_durable_blocking(Lsn(ticket.number))?)
+    }
+}
