@@ -163,7 +163,7 @@ pub fn dump(
             }
             if frame.kind < KIND_GAP
                 && frame.lsn >= from
-                && visit(path, at as u64, record_of(&frame, &rest.slice(..frame.size()))).is_break()
+                && visit(path, at as u64, record_of(&frame, rest.slice(..frame.size()))).is_break()
             {
                 return Ok(());
             }

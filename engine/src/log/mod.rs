@@ -60,6 +60,7 @@ mod segment;
 mod spare;
 mod tail;
 mod trim;
+mod wake;
 pub(crate) mod watermark;
 mod writer;
 

@@ -27,6 +27,8 @@ pub(crate) struct FrameWalk {
     seed: u32,
     /// Bytes read and not used; they begin at `at`.
     buffer: Bytes,
+    /// The last two reads as a whole: their memory is used again when nobody holds a record of them any more.
+    reads: [Bytes; 2],
     pub at: u64,
     /// Number of the next frame.
     pub next: Lsn,
@@ -53,7 +55,7 @@ impl WalkError {
 impl FrameWalk {
     /// From the frame `next` at `at` to the offset `end`.
     pub fn new(file: Arc<dyn DiskFile>, seed: u32, next: Lsn, at: u64, end: u64) -> FrameWalk {
-        FrameWalk { file, seed, buffer: Bytes::new(), at, next, end }
+        FrameWalk { file, seed, buffer: Bytes::new(), reads: Default::default(), at, next, end }
     }
 
     /// The next frame and its bytes; `None` at the end.
@@ -84,7 +86,7 @@ impl FrameWalk {
             if need > left {
                 return Err(WalkError::Damaged("a record reaches beyond the end".to_owned()));
             }
-            let mut buffer = BytesMut::zeroed(need.max(READ_BYTES).min(left));
+            let mut buffer = self.memory(need.max(READ_BYTES).min(left));
             metrics::counter!(crate::metrics::LOG_READ_BYTES).increment(buffer.len() as u64);
             let n = self.file.read_at(&mut buffer, self.at).map_err(WalkError::Io)?;
             if n < need {
@@ -92,6 +94,22 @@ impl FrameWalk {
             }
             buffer.truncate(n);
             self.buffer = buffer.freeze();
+            self.reads.swap(0, 1);
+            self.reads[0] = self.buffer.clone();
+        }
+    }
+
+    /// Memory for a read: that of the read before the last, where nobody uses it. New memory has to be zeroed, and is touched for the
+    /// first time.
+    fn memory(&mut self, len: usize) -> BytesMut {
+        self.buffer = Bytes::new();
+        let [_, old] = &mut self.reads;
+        match std::mem::take(old).try_into_mut() {
+            Ok(mut memory) if memory.capacity() >= len => {
+                memory.resize(len, 0);
+                memory
+            }
+            _ => BytesMut::zeroed(len),
         }
     }
 }
@@ -159,7 +177,7 @@ impl Reader {
             }
             bytes += frame.size();
             count += 1;
-            out.push(record_of(&frame, &data));
+            out.push(record_of(&frame, data));
         }
         Ok(count)
     }
@@ -232,7 +250,10 @@ impl Reader {
         self.core.check_trimmed(self.position)?;
         let segment = self.core.segment_of(self.position).ok_or_else(|| self.core.trimmed())?;
         let file = self.core.file_of(&segment)?;
-        build_index(&segment, &file);
+        // Its first record is where its frames begin.
+        if self.position > segment.first() {
+            build_index(&segment, &file);
+        }
         let (next, at) = segment.place_before(self.position);
         let walk = FrameWalk::new(file, segment.seed, next, at, segment.end());
         Ok(Source::Disk { segment, walk })
@@ -273,8 +294,8 @@ fn build_index(segment: &Segment, file: &Arc<dyn DiskFile>) {
     segment.set_index_complete();
 }
 
-pub(crate) fn record_of(frame: &Frame, bytes: &Bytes) -> Record {
-    let mut body = bytes.clone();
+/// The record of a frame, whose bytes `body` are.
+pub(crate) fn record_of(frame: &Frame, mut body: Bytes) -> Record {
     body.advance(HEADER.min(body.len()));
     Record { lsn: frame.lsn, time_us: frame.time_us, kind: frame.kind, body }
 }

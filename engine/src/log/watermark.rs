@@ -1,17 +1,18 @@
 //! The durable watermark, and those who wait for it.
 //!
 //! Tasks register a waker in a map ordered by LSN; as the watermark moves only those it has reached are woken. Threads blocked in an append
-//! wait on the condition variable of their group: groups alternate between two, so that one wake reaches one group and nobody else.
+//! sleep on the word of their group: groups alternate between two, so that one wake reaches one group and nobody else.
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::error::NotDurable;
+use super::wake::Word;
 use crate::ids::Lsn;
 
 #[derive(Debug)]
@@ -19,33 +20,14 @@ pub(crate) struct Watermark {
     end: AtomicU64,
     stopped: OnceLock<Arc<str>>,
     tasks: parking_lot::Mutex<Tasks>,
-    groups: [Blocked; 2],
-    watchers: Blocked,
-    watching: AtomicUsize,
+    groups: [Word; 2],
+    watchers: Word,
 }
 
 #[derive(Debug, Default)]
 struct Tasks {
     waiting: BTreeMap<(Lsn, u64), Waker>,
     next_id: u64,
-}
-
-#[derive(Debug, Default)]
-struct Blocked {
-    gate: Mutex<()>,
-    moved: Condvar,
-}
-
-impl Blocked {
-    fn lock(&self) -> MutexGuard<'_, ()> {
-        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn notify(&self) {
-        // Taking the gate orders the wake behind the check of a thread that is about to wait.
-        drop(self.lock());
-        self.moved.notify_all();
-    }
 }
 
 impl Watermark {
@@ -55,8 +37,7 @@ impl Watermark {
             stopped: OnceLock::new(),
             tasks: parking_lot::Mutex::default(),
             groups: Default::default(),
-            watchers: Blocked::default(),
-            watching: AtomicUsize::new(0),
+            watchers: Word::default(),
         }
     }
 
@@ -71,12 +52,8 @@ impl Watermark {
     /// Moves the watermark and wakes whom it has reached. `group` numbers the groups taken from the queue.
     pub fn publish(&self, end: Lsn, group: u64) {
         self.end.store(end.0, Ordering::SeqCst);
-        if let Some(blocked) = self.groups.get((group & 1) as usize) {
-            blocked.notify();
-        }
-        if self.watching.load(Ordering::SeqCst) > 0 {
-            self.watchers.notify();
-        }
+        self.word_of(group).wake();
+        self.watchers.wake();
         let reached = {
             let mut tasks = self.tasks.lock();
             if tasks.waiting.is_empty() {
@@ -91,8 +68,8 @@ impl Watermark {
     /// Wakes everybody for good; the first reason stays.
     pub fn stop(&self, reason: Arc<str>) {
         let _ = self.stopped.set(reason);
-        self.groups.iter().for_each(Blocked::notify);
-        self.watchers.notify();
+        self.groups.iter().for_each(Word::wake);
+        self.watchers.wake();
         let all = std::mem::take(&mut self.tasks.lock().waiting);
         all.into_values().for_each(Waker::wake);
     }
@@ -107,15 +84,20 @@ impl Watermark {
         stopped.map(|reason| Err(NotDurable(reason)))
     }
 
+    fn word_of(&self, group: u64) -> &Word {
+        let [even, odd] = &self.groups;
+        if group & 1 == 0 { even } else { odd }
+    }
+
     /// Blocks the thread of a producer whose records went into the queue while `group` was gathering.
     pub fn wait_in_group(&self, lsn: Lsn, group: u64) -> Result<(), NotDurable> {
-        let Some(blocked) = self.groups.get((group & 1) as usize) else { return self.wait(lsn) };
-        let mut guard = blocked.lock();
+        let word = self.word_of(group);
         loop {
+            let seen = word.look();
             if let Some(verdict) = self.verdict(lsn) {
                 return verdict;
             }
-            guard = blocked.moved.wait(guard).unwrap_or_else(PoisonError::into_inner);
+            word.sleep(seen, None);
         }
     }
 
@@ -133,25 +115,17 @@ impl Watermark {
     }
 
     fn wait_until(&self, lsn: Lsn, deadline: Option<Instant>) -> Option<Result<(), NotDurable>> {
-        self.watching.fetch_add(1, Ordering::SeqCst);
-        let mut guard = self.watchers.lock();
-        let answer = loop {
+        loop {
+            let seen = self.watchers.look();
             if let Some(verdict) = self.verdict(lsn) {
-                break Some(verdict);
+                return Some(verdict);
             }
-            guard = match deadline {
-                None => self.watchers.moved.wait(guard).unwrap_or_else(PoisonError::into_inner),
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        break None;
-                    }
-                    self.watchers.moved.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
-        };
-        self.watching.fetch_sub(1, Ordering::SeqCst);
-        answer
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return None;
+            }
+            self.watchers.sleep(seen, left);
+        }
     }
 }
 
