@@ -16,6 +16,7 @@ use super::frame::{HEADER, KIND_GAP, NUMBER_MAX};
 use super::options::{Durability, LogOptions, Priority};
 use super::residue::Residue;
 use super::segment::Segment;
+use super::slice;
 use super::spare::{Place, Short, Spares};
 use super::tail::TailCache;
 use super::watermark::Watermark;
@@ -35,6 +36,10 @@ pub(crate) struct Batch {
     /// Bytes on disk.
     pub bytes: usize,
 }
+
+/// Groups of a single batch after which a caller leads again. Among many producers, whoever is woken first would sync its one record while
+/// the others gather behind it, and need a second sync for them: the writer thread, which has to be woken, takes them all as one group.
+const CROWD: u8 = 4;
 
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -77,6 +82,8 @@ pub(crate) struct Queue {
     leading: bool,
     /// Number of the group that is gathering.
     group: u64,
+    /// Above 0 where one of the last groups had several callers' batches: see [`CROWD`].
+    crowd: u8,
     oldest: Option<Instant>,
     /// Where the next record goes.
     place: Place,
@@ -99,6 +106,7 @@ impl Queue {
             last_time_us,
             leading: false,
             group: 0,
+            crowd: 0,
             oldest: None,
             place,
             room: Vec::new(),
@@ -242,11 +250,12 @@ impl Core {
         Ok(appended)
     }
 
-    /// Queues a batch; leads when nobody does, else says which group to wait for.
+    /// Queues a batch; leads when nobody does and few append, else says which group to wait for.
     pub fn append_or_lead(&self, records: Vec<NewRecord>) -> Result<(Appended, Option<u64>), AppendError> {
         let bytes = self.check(&records)?;
         let (mut queue, appended) = self.enqueue(records, bytes, Priority::Ordinary, true)?;
-        if queue.leading {
+        if queue.leading || queue.crowd > 0 {
+            self.call_writer(&queue);
             return Ok((appended, Some(queue.group)));
         }
         let mut batches = Vec::new();
@@ -294,6 +303,7 @@ impl Core {
 
     fn take(&self, queue: &mut Queue, batches: &mut Vec<Batch>) -> Taken {
         std::mem::swap(&mut queue.batches, batches);
+        queue.crowd = if batches.len() > 1 { CROWD } else { queue.crowd.saturating_sub(1) };
         queue.leading = true;
         let taken = Taken { group: queue.group, bytes: queue.queued };
         queue.queued = 0;
@@ -331,6 +341,7 @@ impl Core {
 
     /// The writer thread: leads whenever there is work that nobody leads.
     pub fn run_writer(&self) {
+        slice::shorten();
         let mut batches = Vec::new();
         let mut queue = self.queue.lock();
         loop {
@@ -353,8 +364,9 @@ impl Core {
                 let crowd = batches.len() > 1;
                 drop(queue);
                 let more = self.lead(&mut batches, taken, true);
-                if !more && crowd {
-                    // Those just woken are about to append again: let them, and take them as one group.
+                if crowd {
+                    // Those just woken are about to append again: let them, and take all as one group. Else two halves would take turns,
+                    // each with a sync of its own.
                     std::thread::yield_now();
                 }
                 queue = self.queue.lock();

@@ -57,6 +57,7 @@ mod residue;
 mod room;
 mod scan;
 mod segment;
+mod slice;
 mod spare;
 mod tail;
 mod trim;
