@@ -77,15 +77,22 @@ fn checksum(seed: u32, bytes: &[u8]) -> u32 {
 /// Appends a frame to `out`. `frame.len` is taken from the body.
 pub(crate) fn encode(out: &mut BytesMut, seed: u32, frame: &Frame, body: &[u8]) {
     let start = out.len();
-    out.put_u32_le(0);
-    out.put_u32_le(body.len() as u32);
-    out.put_u64_le(frame.lsn.0);
-    out.put_u64_le(frame.time_us);
-    out.put_u32_le((frame.lsn.0 - frame.group.0.min(frame.lsn.0)).min(u64::from(u32::MAX)) as u32);
-    out.put_u8(frame.kind);
-    out.put_u8(if frame.weak { FLAG_WEAK } else { 0 });
-    out.put_u16_le(0);
-    out.put_slice(body);
+    let behind = (frame.lsn.0 - frame.group.0.min(frame.lsn.0)).min(u64::from(u32::MAX)) as u32;
+    // One header in one piece: a buffer checks its room at every call.
+    let mut header = [0; HEADER];
+    {
+        let mut rest = header.as_mut_slice();
+        rest.put_u32_le(0);
+        rest.put_u32_le(body.len() as u32);
+        rest.put_u64_le(frame.lsn.0);
+        rest.put_u64_le(frame.time_us);
+        rest.put_u32_le(behind);
+        rest.put_u8(frame.kind);
+        rest.put_u8(if frame.weak { FLAG_WEAK } else { 0 });
+    }
+    out.reserve(HEADER + body.len());
+    out.extend_from_slice(&header);
+    out.extend_from_slice(body);
     let crc = checksum(seed, out.get(start + 4..).unwrap_or_default());
     if let Some(place) = out.get_mut(start..start + 4) {
         place.copy_from_slice(&crc.to_le_bytes());
