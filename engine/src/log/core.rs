@@ -82,7 +82,7 @@ pub(crate) struct Queue {
     leading: bool,
     /// Number of the group that is gathering.
     group: u64,
-    /// Above 0 where one of the last groups had several callers' batches: see [`CROWD`].
+    /// Above 0 where one of the writer thread's last groups had several callers' batches: see [`CROWD`].
     crowd: u8,
     oldest: Option<Instant>,
     /// Where the next record goes.
@@ -303,7 +303,6 @@ impl Core {
 
     fn take(&self, queue: &mut Queue, batches: &mut Vec<Batch>) -> Taken {
         std::mem::swap(&mut queue.batches, batches);
-        queue.crowd = if batches.len() > 1 { CROWD } else { queue.crowd.saturating_sub(1) };
         queue.leading = true;
         let taken = Taken { group: queue.group, bytes: queue.queued };
         queue.queued = 0;
@@ -362,6 +361,8 @@ impl Core {
             loop {
                 let taken = self.take(&mut queue, &mut batches);
                 let crowd = batches.len() > 1;
+                // Counted here alone: where there is no writer thread, every caller leads.
+                queue.crowd = if crowd { CROWD } else { queue.crowd.saturating_sub(1) };
                 drop(queue);
                 let more = self.lead(&mut batches, taken, true);
                 if crowd {
