@@ -60,7 +60,7 @@ impl Reader {
             }
             bytes += frame.size();
             count += 1;
-            out.push((record_of(&frame, &data), self.place()));
+            out.push((record_of(&frame, data), self.place()));
         }
         Ok(count)
     }
@@ -136,7 +136,7 @@ impl Log {
             };
             match frame::decode(&frame, segment.seed) {
                 Decoded::Frame(found) if found.lsn == position.lsn && found.size() == frame.len() => {
-                    out.push(record_of(&found, &frame));
+                    out.push(record_of(&found, frame));
                 }
                 _ => return Ok(false),
             }
