@@ -13,6 +13,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
 use super::error::AppendError;
 use super::frame::{HEADER, KIND_GAP, NUMBER_MAX};
+use super::gathered::Gathered;
 use super::options::{Durability, LogOptions, Priority};
 use super::residue::Residue;
 use super::segment::Segment;
@@ -26,16 +27,6 @@ use crate::clock::Clock;
 use crate::disk::CheckedDisk;
 use crate::ids::Lsn;
 use crate::metrics::LogMetrics;
-
-/// Records that were given their numbers together.
-#[derive(Debug)]
-pub(crate) struct Batch {
-    pub first: Lsn,
-    pub first_time_us: u64,
-    pub records: Vec<NewRecord>,
-    /// Bytes on disk.
-    pub bytes: usize,
-}
 
 /// Groups of a single batch after which a caller leads again. Among many producers, whoever is woken first would sync its one record while
 /// the others gather behind it, and need a second sync for them: the writer thread, which has to be woken, takes them all as one group.
@@ -72,10 +63,9 @@ pub(crate) struct Core {
 /// Records that wait for the leader.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    batches: Vec<Batch>,
+    gathered: Gathered,
     /// Bytes queued or being written.
     pub bytes: usize,
-    queued: usize,
     pub next: Lsn,
     last_time_us: u64,
     /// Somebody leads: takes the queue and writes it.
@@ -99,9 +89,8 @@ pub(crate) struct Queue {
 impl Queue {
     pub fn new(next: Lsn, last_time_us: u64, place: Place) -> Queue {
         Queue {
-            batches: Vec::new(),
+            gathered: Gathered::default(),
             bytes: 0,
-            queued: 0,
             next,
             last_time_us,
             leading: false,
@@ -119,6 +108,19 @@ impl Queue {
 
     pub fn has_room(&self, limit: usize) -> bool {
         self.bytes < limit || self.is_over()
+    }
+
+    /// Nobody leads and few append: a caller that waits may write its group itself.
+    fn may_lead(&self) -> bool {
+        !self.leading && self.crowd == 0
+    }
+
+    /// Adds records whose first number is `next`.
+    fn push(&mut self, first_time_us: u64, records: &mut Vec<NewRecord>, bytes: usize, stage: bool) {
+        self.last_time_us = first_time_us + records.len() as u64 - 1;
+        self.bytes += bytes;
+        self.oldest.get_or_insert_with(Instant::now);
+        self.gathered.push(self.next, first_time_us, records, bytes, stage);
     }
 
     /// Nothing is appended any more.
@@ -150,20 +152,21 @@ fn check_numbers(next: Lsn, time_us: u64) -> Result<(), AppendError> {
 }
 
 impl Core {
-    /// Gives numbers and times to a batch and queues it, once there is room for it; with `block` it waits while a segment is being prepared.
+    /// Gives numbers and times to a batch and queues it, once there is room for it; a caller that `leads` where it can also waits
+    /// while a segment is being prepared.
     fn enqueue<'a>(
         &'a self,
-        mut records: Vec<NewRecord>,
+        records: &mut Vec<NewRecord>,
         bytes: usize,
         priority: Priority,
-        block: bool,
+        leads: bool,
     ) -> Result<(MutexGuard<'a, Queue>, Appended), AppendError> {
         let mut tries = 0;
         loop {
-            match self.try_enqueue(&mut records, bytes, priority) {
+            match self.try_enqueue(records, bytes, priority, leads) {
                 Ok(queued) => return Ok(queued),
                 Err(Refused::Error(error)) => return Err(error),
-                Err(Refused::Short(short)) => self.met_short(short, tries, block)?,
+                Err(Refused::Short(short)) => self.met_short(short, tries, leads)?,
             }
             tries += 1;
         }
@@ -174,6 +177,7 @@ impl Core {
         records: &mut Vec<NewRecord>,
         bytes: usize,
         priority: Priority,
+        leads: bool,
     ) -> Result<(MutexGuard<'a, Queue>, Appended), Refused> {
         let now = self.clock.now_us();
         let count = records.len() as u64;
@@ -186,10 +190,10 @@ impl Core {
         }
         let place = self.find_place(&queue, records, bytes, priority).map_err(Refused::Short)?;
         queue.place = place;
-        let records = std::mem::take(records);
         let first_time_us = now.max(queue.last_time_us + 1);
         let appended = Appended { first: queue.next, last: Lsn(queue.next.0 + count - 1), first_time_us };
-        self.push(&mut queue, Batch { first: appended.first, first_time_us, records, bytes });
+        let stage = !(leads && queue.may_lead());
+        queue.push(first_time_us, records, bytes, stage);
         queue.next = appended.last.next();
         Ok((queue, appended))
     }
@@ -219,14 +223,6 @@ impl Core {
         Ok(place)
     }
 
-    fn push(&self, queue: &mut Queue, batch: Batch) {
-        queue.last_time_us = batch.first_time_us + batch.records.len() as u64 - 1;
-        queue.bytes += batch.bytes;
-        queue.queued += batch.bytes;
-        queue.oldest.get_or_insert_with(Instant::now);
-        queue.batches.push(batch);
-    }
-
     fn check(&self, records: &[NewRecord]) -> Result<usize, AppendError> {
         let max = self.options.record_limit();
         let mut bytes = 0;
@@ -243,25 +239,25 @@ impl Core {
     }
 
     /// Queues a batch for the writer thread.
-    pub fn append(&self, records: Vec<NewRecord>, priority: Priority) -> Result<Appended, AppendError> {
+    pub fn append(&self, mut records: Vec<NewRecord>, priority: Priority) -> Result<Appended, AppendError> {
         let bytes = self.check(&records)?;
-        let (queue, appended) = self.enqueue(records, bytes, priority, false)?;
+        let (queue, appended) = self.enqueue(&mut records, bytes, priority, false)?;
         self.call_writer(&queue);
         Ok(appended)
     }
 
     /// Queues a batch; leads when nobody does and few append, else says which group to wait for.
-    pub fn append_or_lead(&self, records: Vec<NewRecord>) -> Result<(Appended, Option<u64>), AppendError> {
+    pub fn append_or_lead(&self, mut records: Vec<NewRecord>) -> Result<(Appended, Option<u64>), AppendError> {
         let bytes = self.check(&records)?;
-        let (mut queue, appended) = self.enqueue(records, bytes, Priority::Ordinary, true)?;
-        if queue.leading || queue.crowd > 0 {
+        let (mut queue, appended) = self.enqueue(&mut records, bytes, Priority::Ordinary, true)?;
+        if !queue.may_lead() {
             self.call_writer(&queue);
             return Ok((appended, Some(queue.group)));
         }
-        let mut batches = Vec::new();
-        let taken = self.take(&mut queue, &mut batches);
+        let mut gathered = Gathered::default();
+        let taken = self.take(&mut queue, &mut gathered);
         drop(queue);
-        self.lead(&mut batches, taken, false);
+        self.lead(&mut gathered, taken, false);
         Ok((appended, None))
     }
 
@@ -289,7 +285,7 @@ impl Core {
         queue.place = place;
         let first = queue.next;
         let first_time_us = now.max(queue.last_time_us + 1);
-        self.push(&mut queue, Batch { first, first_time_us, records: vec![record], bytes: HEADER + 8 });
+        queue.push(first_time_us, &mut vec![record], HEADER + 8, true);
         queue.next = to;
         self.call_writer(&queue);
         Ok(Some(Appended { first, last: first, first_time_us }))
@@ -301,11 +297,10 @@ impl Core {
         }
     }
 
-    fn take(&self, queue: &mut Queue, batches: &mut Vec<Batch>) -> Taken {
-        std::mem::swap(&mut queue.batches, batches);
+    fn take(&self, queue: &mut Queue, gathered: &mut Gathered) -> Taken {
+        std::mem::swap(&mut queue.gathered, gathered);
         queue.leading = true;
-        let taken = Taken { group: queue.group, bytes: queue.queued };
-        queue.queued = 0;
+        let taken = Taken { group: queue.group, bytes: gathered.bytes() };
         queue.group += 1;
         if let Some(oldest) = queue.oldest.take() {
             self.metrics.queue.record(oldest.elapsed().as_secs_f64());
@@ -314,16 +309,16 @@ impl Core {
     }
 
     /// Writes a group. With `stay` the caller remains the leader when more has gathered, and is told so.
-    fn lead(&self, batches: &mut Vec<Batch>, taken: Taken, stay: bool) -> bool {
-        let written = self.writer.lock().write(self, batches, taken.group);
-        batches.clear();
+    fn lead(&self, gathered: &mut Gathered, taken: Taken, stay: bool) -> bool {
+        let written = self.writer.lock().write(self, gathered, taken.group);
+        gathered.clear();
         if let Err(e) = written {
             let reason = self.disk.latch().reason().unwrap_or_else(|| e.to_string().into());
             self.stop(reason);
         }
         let mut queue = self.queue.lock();
         queue.bytes = queue.bytes.saturating_sub(taken.bytes);
-        let more = !queue.batches.is_empty();
+        let more = !queue.gathered.is_empty();
         queue.leading = stay && more;
         if more && !stay {
             self.call_writer(&queue);
@@ -341,10 +336,10 @@ impl Core {
     /// The writer thread: leads whenever there is work that nobody leads.
     pub fn run_writer(&self) {
         slice::shorten();
-        let mut batches = Vec::new();
+        let mut gathered = Gathered::default();
         let mut queue = self.queue.lock();
         loop {
-            while queue.leading || queue.batches.is_empty() {
+            while queue.leading || queue.gathered.is_empty() {
                 if queue.stopped.is_some() {
                     return;
                 }
@@ -359,19 +354,19 @@ impl Core {
                 queue.idle = false;
             }
             loop {
-                let taken = self.take(&mut queue, &mut batches);
-                let crowd = batches.len() > 1;
+                let taken = self.take(&mut queue, &mut gathered);
+                let crowd = gathered.batches() > 1;
                 // Counted here alone: where there is no writer thread, every caller leads.
                 queue.crowd = if crowd { CROWD } else { queue.crowd.saturating_sub(1) };
                 drop(queue);
-                let more = self.lead(&mut batches, taken, true);
+                let more = self.lead(&mut gathered, taken, true);
                 if crowd {
                     // Those just woken are about to append again: let them, and take all as one group. Else two halves would take turns,
                     // each with a sync of its own.
                     std::thread::yield_now();
                 }
                 queue = self.queue.lock();
-                if !more && (queue.leading || queue.batches.is_empty()) {
+                if !more && (queue.leading || queue.gathered.is_empty()) {
                     break;
                 }
             }
@@ -381,13 +376,13 @@ impl Core {
     /// Writes what has gathered as one group. False where there is nothing to write, or another thread leads.
     pub fn write_queued(&self) -> bool {
         let mut queue = self.queue.lock();
-        if queue.leading || queue.batches.is_empty() {
+        if queue.leading || queue.gathered.is_empty() {
             return false;
         }
-        let mut batches = Vec::new();
-        let taken = self.take(&mut queue, &mut batches);
+        let mut gathered = Gathered::default();
+        let taken = self.take(&mut queue, &mut gathered);
         drop(queue);
-        self.lead(&mut batches, taken, false);
+        self.lead(&mut gathered, taken, false);
         true
     }
 
@@ -404,9 +399,8 @@ impl Core {
         if queue.stopped.is_none() {
             queue.stopped = Some(reason.clone());
         }
-        queue.batches.clear();
-        queue.bytes = queue.bytes.saturating_sub(queue.queued);
-        queue.queued = 0;
+        queue.bytes = queue.bytes.saturating_sub(queue.gathered.bytes());
+        queue.gathered.clear();
         let mut room = std::mem::take(&mut queue.room);
         room.append(&mut queue.space);
         self.work.notify_all();
@@ -427,12 +421,12 @@ impl Core {
         while queue.stopped.is_none() {
             if queue.leading {
                 self.settled.wait(&mut queue);
-            } else if queue.batches.is_empty() {
+            } else if queue.gathered.is_empty() {
                 break;
             } else {
-                let mut batches = Vec::new();
-                let taken = self.take(&mut queue, &mut batches);
-                MutexGuard::unlocked(&mut queue, || self.lead(&mut batches, taken, false));
+                let mut gathered = Gathered::default();
+                let taken = self.take(&mut queue, &mut gathered);
+                MutexGuard::unlocked(&mut queue, || self.lead(&mut gathered, taken, false));
             }
         }
         let healthy = queue.stopped.is_none();

@@ -100,6 +100,7 @@ pub(crate) fn encode(out: &mut BytesMut, seed: u32, frame: &Frame, body: &[u8]) 
 }
 
 /// Reads the header alone, without the checksum; `None` when it is cut short.
+#[inline]
 pub(crate) fn peek(bytes: &[u8]) -> Option<Frame> {
     let lsn = u64_at(bytes, 8)?;
     let behind = u64::from(u32_at(bytes, 24)?);
@@ -114,6 +115,7 @@ pub(crate) fn peek(bytes: &[u8]) -> Option<Frame> {
 }
 
 /// Reads the frame at the beginning of `bytes`, which reach to the end of what was read.
+#[inline]
 pub(crate) fn decode(bytes: &[u8], seed: u32) -> Decoded {
     let Some(header) = bytes.first_chunk::<HEADER>() else {
         return if bytes.iter().all(|b| *b == 0) { Decoded::End } else { Decoded::Incomplete(HEADER) };

@@ -46,6 +46,7 @@ mod core;
 mod error;
 mod frame;
 pub(crate) mod fuzzing;
+mod gathered;
 mod inspect;
 mod open;
 mod options;

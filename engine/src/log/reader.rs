@@ -59,6 +59,7 @@ impl FrameWalk {
     }
 
     /// The next frame and its bytes; `None` at the end.
+    #[inline]
     pub fn step(&mut self) -> Result<Option<(Frame, Bytes)>, WalkError> {
         loop {
             if self.at >= self.end {
@@ -192,6 +193,7 @@ impl Reader {
     }
 
     /// One frame at or after the position; `None` when the source has to change.
+    #[inline]
     pub(super) fn step(&mut self) -> Result<Option<(Frame, Bytes)>, ReadError> {
         loop {
             let (frame, data, next) = match &mut self.source {
@@ -295,6 +297,7 @@ fn build_index(segment: &Segment, file: &Arc<dyn DiskFile>) {
 }
 
 /// The record of a frame, whose bytes `body` are.
+#[inline]
 pub(crate) fn record_of(frame: &Frame, mut body: Bytes) -> Record {
     body.advance(HEADER.min(body.len()));
     Record { lsn: frame.lsn, time_us: frame.time_us, kind: frame.kind, body }

@@ -7,8 +7,9 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 
-use super::core::{Batch, Core};
+use super::core::Core;
 use super::frame::{self, Frame, HEADER, KIND_GAP, u64_at};
+use super::gathered::{Gathered, Numbered};
 use super::options::Durability;
 use super::segment::{Header, SEAL_MIN, SEGMENT_HEADER, Seal, Segment};
 use super::spare;
@@ -50,24 +51,20 @@ struct Pending {
 
 impl Writer {
     /// Writes a group that was taken from the queue and moves the watermark over it.
-    pub fn write(&mut self, core: &Core, batches: &mut Vec<Batch>, group: u64) -> io::Result<()> {
-        let mut left: usize = batches.iter().map(|batch| batch.bytes).sum();
+    pub fn write(&mut self, core: &Core, gathered: &Gathered, group: u64) -> io::Result<()> {
+        let mut left = gathered.bytes();
         let mut pending = self.begin(left);
-        for batch in batches.drain(..) {
-            let mut lsn = batch.first;
-            for (time_us, record) in (batch.first_time_us..).zip(batch.records) {
-                let need = HEADER + record.body.len();
-                if self.at + (pending.buffer.len() + need + SEAL_MIN) as u64 > self.capacity() {
-                    self.roll(core, pending, lsn, time_us, group)?;
-                    pending = self.begin(left);
-                } else if pending.buffer.len() >= GROUP_BYTES {
-                    self.flush(core, pending, group)?;
-                    pending = self.begin(left);
-                }
-                self.put(core, &mut pending, lsn, time_us, record.kind, &record.body);
-                left = left.saturating_sub(need);
-                lsn = lsn.next();
+        for record in gathered.records() {
+            let need = HEADER + record.body.len();
+            if self.at + (pending.buffer.len() + need + SEAL_MIN) as u64 > self.capacity() {
+                self.roll(core, pending, record.lsn, record.time_us, group)?;
+                pending = self.begin(left);
+            } else if pending.buffer.len() >= GROUP_BYTES {
+                self.flush(core, pending, group)?;
+                pending = self.begin(left);
             }
+            self.put(core, &mut pending, record);
+            left = left.saturating_sub(need);
         }
         self.flush(core, pending, group)
     }
@@ -87,7 +84,8 @@ impl Writer {
         Pending { buffer, first: Lsn::NONE, next: Lsn::NONE, records: 0, marks: Vec::new() }
     }
 
-    fn put(&mut self, core: &Core, pending: &mut Pending, lsn: Lsn, time_us: u64, kind: u8, body: &[u8]) {
+    fn put(&mut self, core: &Core, pending: &mut Pending, record: Numbered<'_>) {
+        let Numbered { lsn, time_us, kind, body } = record;
         if pending.records == 0 {
             pending.first = lsn;
         }
