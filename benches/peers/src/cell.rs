@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engines::{Engine, Flight, Mode, Native};
 use crate::front::{Front, Window};
+use crate::publish::Publisher;
 use crate::stats::percentile;
 
 /// What is done before the clock runs, seconds.
@@ -32,7 +33,12 @@ pub enum Work {
     Unsynced(usize),
     /// Reads everything in order, from the page cache.
     Read,
+    /// One MQTT client publishes with QoS 1 and waits for each PUBACK; needs the server's program, see [`SERVER`].
+    Publish,
 }
+
+/// The variable that names the server's program.
+pub const SERVER: &str = "PEERS_SERVER";
 
 impl fmt::Display for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -42,6 +48,7 @@ impl fmt::Display for Work {
             Work::Flight(n) => write!(f, "flight-{n}"),
             Work::Unsynced(n) => write!(f, "unsynced-{n}"),
             Work::Read => write!(f, "read"),
+            Work::Publish => write!(f, "publish"),
         }
     }
 }
@@ -58,6 +65,7 @@ impl FromStr for Work {
             "flight" => Work::Flight(n),
             "unsynced" => Work::Unsynced(n),
             "read" => Work::Read,
+            "publish" => Work::Publish,
             _ => bail!("no cell does {text}"),
         })
     }
@@ -73,6 +81,7 @@ impl Work {
             Work::Flight(_) => engine.durable,
             Work::Unsynced(_) => engine.unsynced,
             Work::Read => engine.reads,
+            Work::Publish => engine.name == "forebay",
         }
     }
 }
@@ -155,6 +164,11 @@ pub fn run(engine: &Engine, work: Work, size: usize, seconds: f64, dir: &Path) -
             let mut store = store()?(dir, Mode::Unsynced)?;
             let records = vec![b'x'; size * batch];
             one_thread(batch as u64, 1, time, || store.write(&records, size, false))?
+        }
+        Work::Publish => {
+            let program = std::env::var_os(SERVER).ok_or_else(|| anyhow!("{SERVER} names no server program"))?;
+            let mut publisher = Publisher::start(Path::new(&program), dir, size)?;
+            one_thread(1, 1, time, || publisher.publish())?
         }
         Work::Read => {
             let mut store = store()?(dir, Mode::Kept)?;

@@ -9,6 +9,7 @@ mod cell;
 mod engines;
 mod front;
 mod plot;
+mod publish;
 mod report;
 mod run;
 mod stats;
@@ -34,10 +35,13 @@ enum Command {
         /// Where the logs are written; the system's temporary folder unless set.
         #[arg(long)]
         folder: Option<PathBuf>,
+        /// Forebay's program (built with `--release`), for one publish at a time over MQTT; left out unless set.
+        #[arg(long)]
+        server: Option<PathBuf>,
         /// Only these engines.
         #[arg(long, value_delimiter = ',')]
         engines: Vec<String>,
-        /// Only these works: blocked-N, grouped-N, flight-N, unsynced-N, read.
+        /// Only these works: blocked-N, grouped-N, flight-N, unsynced-N, read, publish.
         #[arg(long, value_delimiter = ',')]
         works: Vec<cell::Work>,
         /// Only these sizes of a record, bytes.
@@ -79,12 +83,12 @@ enum Command {
 
 fn main() -> Result<()> {
     match Options::parse().command {
-        Command::Run { rounds, seconds, folder, engines, works, sizes, json } => {
+        Command::Run { rounds, seconds, folder, server, engines, works, sizes, json } => {
             for name in &engines {
                 engines::named(name)?;
             }
             let folder = folder.unwrap_or_else(std::env::temp_dir);
-            let results = run::run(&run::Plan { rounds, seconds, folder, engines, works, sizes })?;
+            let results = run::run(&run::Plan { rounds, seconds, folder, server, engines, works, sizes })?;
             print(&results);
             if let Some(path) = json {
                 std::fs::write(&path, serde_json::to_string_pretty(&results)?)

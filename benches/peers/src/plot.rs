@@ -153,7 +153,9 @@ fn picture(panels: &[(&str, &str, Vec<Line<'_>>)]) -> Result<String> {
         out,
         r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">"#
     )?;
-    out.push_str("<style>text{font:12px sans-serif}.title{font-size:14px;font-weight:bold}.grid{stroke:#ddd}</style>\n");
+    out.push_str(
+        "<style>text{font:12px sans-serif}.title{font-size:14px;font-weight:bold}.grid{stroke:#ddd}</style>\n",
+    );
     writeln!(out, r##"<rect width="{width}" height="{height}" fill="#fff"/>"##)?;
     for (n, (title, unit, lines)) in panels.iter().enumerate() {
         panel(&mut out, n as f64 * step + LEFT, title, unit, lines)?;

@@ -84,6 +84,9 @@ const BARS: [Bar; 8] = [
     },
 ];
 
+/// What a publish may take longer than the raw log with its writer thread, us.
+const PUBLISH_US: f64 = 60.0;
+
 fn figures(results: &Results, work: &str, size: usize, engine: &str, of: impl Fn(&Row) -> f64) -> Vec<(usize, f64)> {
     let chosen = |row: &&Row| row.work == work && row.size == size && row.engine == engine;
     results.rows.iter().filter(chosen).map(|row| (row.round, of(row))).collect()
@@ -127,6 +130,15 @@ pub fn bars(results: &Results) -> String {
                 let _ = writeln!(out, "| {} | {size} | {peer} | {spread:.2} | {sign} {least} | {met} |", bar.what);
             }
         }
+    }
+    let publish = figures(results, "publish", 128, "forebay", |row| row.measured.p50_us);
+    let raw = figures(results, "grouped-1", 128, "raw", |row| row.measured.p50_us);
+    let more: Vec<f64> = publish.iter().zip(&raw).map(|((_, publish), (_, raw))| publish - raw).collect();
+    if !more.is_empty() {
+        let spread = Spread::of(more);
+        let met = if spread.median <= PUBLISH_US { "met" } else { "**short**" };
+        let what = "one publish at a time, p50 to PUBACK";
+        let _ = writeln!(out, "| {what} | 128 | raw, group commit | + {spread:.0} us | <= + {PUBLISH_US} us | {met} |");
     }
     out
 }

@@ -1,14 +1,14 @@
 //! A run: every cell of the plan in every round, the engines of a cell one after the other, each in a process and a folder of its own.
 
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::cell::{Measured, Work};
+use crate::cell::{Measured, SERVER, Work};
 use crate::engines::{self, Engine};
 
 /// One measurement.
@@ -51,6 +51,8 @@ pub struct Plan {
     pub seconds: f64,
     /// Where the folders of the cells are made.
     pub folder: PathBuf,
+    /// The server's program, for `publish`; without it that is left out.
+    pub server: Option<PathBuf>,
     /// Only these engines; all where empty.
     pub engines: Vec<String>,
     /// Only these works; all where empty.
@@ -60,9 +62,10 @@ pub struct Plan {
 }
 
 /// What a full run does.
-const CELLS: [(Work, usize); 14] = [
+const CELLS: [(Work, usize); 15] = [
     (Work::Blocked(1), 128),
     (Work::Grouped(1), 128),
+    (Work::Publish, 128),
     (Work::Blocked(16), 128),
     (Work::Blocked(64), 128),
     (Work::Blocked(256), 128),
@@ -87,7 +90,9 @@ impl Plan {
             }
         }
         cells.retain(|(work, size)| {
-            (self.works.is_empty() || self.works.contains(work)) && (self.sizes.is_empty() || self.sizes.contains(size))
+            (self.server.is_some() || *work != Work::Publish)
+                && (self.works.is_empty() || self.works.contains(work))
+                && (self.sizes.is_empty() || self.sizes.contains(size))
         });
         cells
     }
@@ -115,7 +120,7 @@ pub fn run(plan: &Plan) -> Result<Results> {
             for turn in 0..engines.len() {
                 // The order goes round, so that nobody always comes after the same one.
                 let Some(engine) = engines.get((turn + round) % engines.len()) else { continue };
-                let measured = one(engine, *work, *size, plan.seconds, &plan.folder)?;
+                let measured = one(plan, engine, *work, *size)?;
                 rows.push(Row { round, work: work.to_string(), size: *size, engine: engine.name.to_owned(), measured });
                 if std::io::stderr().is_terminal() {
                     eprint!("\r{}/{total} cells, {:.0} s ", rows.len(), begun.elapsed().as_secs_f64());
@@ -127,10 +132,14 @@ pub fn run(plan: &Plan) -> Result<Results> {
 }
 
 /// Runs a cell in a process of its own.
-fn one(engine: &Engine, work: Work, size: usize, seconds: f64, folder: &Path) -> Result<Measured> {
-    let dir = tempfile::Builder::new().prefix("peers").tempdir_in(folder)?;
-    let output = Command::new(std::env::current_exe()?)
-        .args(["cell", engine.name, &work.to_string(), &size.to_string(), &seconds.to_string()])
+fn one(plan: &Plan, engine: &Engine, work: Work, size: usize) -> Result<Measured> {
+    let dir = tempfile::Builder::new().prefix("peers").tempdir_in(&plan.folder)?;
+    let mut command = Command::new(std::env::current_exe()?);
+    if let Some(server) = &plan.server {
+        command.env(SERVER, server);
+    }
+    let output = command
+        .args(["cell", engine.name, &work.to_string(), &size.to_string(), &plan.seconds.to_string()])
         .arg(dir.path())
         .stdin(Stdio::null())
         .stderr(Stdio::piped())

@@ -110,9 +110,9 @@ impl Store for Forebay {
 
     fn read_all(&mut self) -> Result<(u64, u64)> {
         let mut reader = self.log.reader(self.log.first())?;
-        let mut records = Vec::with_capacity(4096);
+        let mut records = Vec::with_capacity(512);
         let (mut count, mut bytes) = (0, 0);
-        while reader.read_batch(4096, 4 << 20, &mut records)? > 0 {
+        while reader.read_batch(512, 1 << 20, &mut records)? > 0 {
             count += records.len() as u64;
             bytes += records.iter().map(|record| record.body.len() as u64).sum::<u64>();
             records.clear();
