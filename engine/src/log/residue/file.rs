@@ -101,7 +101,7 @@ impl ResidueFile {
         let mut walk = self.walk(lsn);
         while let Some((frame, bytes)) = walk.step()? {
             if frame.lsn >= lsn {
-                return Ok((frame.lsn == lsn).then(|| record_of(&frame, &bytes)));
+                return Ok((frame.lsn == lsn).then(|| record_of(&frame, bytes)));
             }
         }
         Ok(None)
@@ -140,7 +140,7 @@ impl ResidueFile {
         let bytes = self.bytes_at(place.at, place.len as usize)?;
         match frame::decode(&bytes, self.seed) {
             Decoded::Frame(frame) if frame.lsn == place.lsn && frame.size() == bytes.len() => {
-                Ok(record_of(&frame, &bytes))
+                Ok(record_of(&frame, bytes))
             }
             _ => Err(self.corrupt(place.at, place.lsn, "the record is not where its index says".to_owned())),
         }
@@ -209,7 +209,7 @@ impl Walk<'_> {
     /// # Errors
     /// `Corrupt`, `Io`.
     pub(crate) fn next_record(&mut self) -> Result<Option<Record>, ReadError> {
-        Ok(self.step()?.map(|(frame, bytes)| record_of(&frame, &bytes)))
+        Ok(self.step()?.map(|(frame, bytes)| record_of(&frame, bytes)))
     }
 
     fn corrupt(&self, what: &str) -> ReadError {
