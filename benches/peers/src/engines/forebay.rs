@@ -24,6 +24,9 @@ pub const ENGINE: Engine = Engine {
     flight: Some(|dir| Ok(Box::new(Forebay::open(dir, Mode::Synced)?))),
 };
 
+/// Nothing is being prepared for so long: all is.
+const REST: Duration = Duration::from_millis(100);
+
 struct Forebay {
     log: Log,
     dir: PathBuf,
@@ -49,14 +52,22 @@ impl Forebay {
     }
 }
 
-/// The next segment is prepared in the background; what is measured begins when that is done.
+/// Segments are prepared in the background, those of the reserve too; what is measured begins when that has come to rest.
 fn await_spare(dir: &Path) -> Result<()> {
-    let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(20) {
+    let (begun, mut rest) = (Instant::now(), Instant::now());
+    let mut before = 0;
+    while begun.elapsed() < Duration::from_secs(60) {
+        let (mut spares, mut making) = (0, false);
         for entry in std::fs::read_dir(dir)? {
-            if entry?.path().extension().is_some_and(|extension| extension == "spare") {
-                return Ok(());
-            }
+            let path = entry?.path();
+            let extension = path.extension().unwrap_or_default();
+            spares += usize::from(extension == "spare");
+            making |= extension == "making";
+        }
+        if making || spares != before || spares == 0 {
+            (before, rest) = (spares, Instant::now());
+        } else if rest.elapsed() > REST {
+            return Ok(());
         }
         std::thread::sleep(Duration::from_millis(2));
     }
