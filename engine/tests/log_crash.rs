@@ -208,3 +208,25 @@ fn a_seal_that_was_never_synced_is_made_durable_before_the_next_segment_relies_o
         }
     }
 }
+
+#[test]
+fn a_segment_whose_name_was_never_synced_keeps_what_is_appended_to_it_after_a_restart() {
+    for changes in 0..80 {
+        for seed in 0..6 {
+            let disk = ForgettingDisk::new();
+            let (log, _) = open(&disk).unwrap();
+            disk.power_off_after(changes);
+            let durable = append_some(&log, 40, seed);
+            drop(log);
+            // The process dies, the machine does not: whatever was written or renamed is still there to be read.
+            disk.kill();
+            let (log, _) = open(&disk).unwrap();
+            let durable = append_some(&log, 3, seed).max(durable);
+            disk.crash(seed);
+            drop(log);
+            let context = format!("killed after {changes} changes, seed {seed}");
+            let (log, _) = open(&disk).unwrap_or_else(|e| panic!("{context}: {e}"));
+            check(&log, durable, &context);
+        }
+    }
+}

@@ -86,6 +86,9 @@ pub(crate) fn recover(
     }
     report.trimmed = trim::finish(disk, dir).map_err(OpenError::io("finishing an interrupted trim in", dir))?;
     let (names, spares) = sort_out(disk, options)?;
+    // A process that was killed, or whose sync failed, may have left a segment whose name is in memory only: what is appended to it now
+    // is told durable, and would be gone with the name.
+    disk.sync_dir(dir).map_err(OpenError::io("syncing", dir))?;
     let mut found = Recovered { log_id: options.log_id, segments: Vec::new(), spares, tail: None, jump: None };
     let Some((last, older)) = names.split_last() else {
         report.created = true;
