@@ -273,10 +273,16 @@ impl Inbox {
     /// Puts in a retained message for a new subscription, ahead of whatever the log holds for it.
     pub(super) fn put_retained(&self, stored: &StoredMessage, sub: &Arc<LiveSubscription>) {
         let mut state = self.state.lock();
-        if state.closed || state.entries.contains_key(&stored.lsn) || state.in_flight.contains(&stored.lsn) {
+        if state.closed || state.in_flight.contains(&stored.lsn) {
             return;
         }
         if sub.options.no_local && stored.message.publisher == self.client {
+            return;
+        }
+        if let Some(entry) = state.entries.get_mut(&stored.lsn) {
+            // On its way already: from here on for this subscription too, so that nothing newer takes its place.
+            entry.only_latest = false;
+            entry.retained = true;
             return;
         }
         let covered = state.filters.iter().any(|f| Arc::ptr_eq(&f.sub, sub) && f.from <= stored.lsn);
