@@ -281,6 +281,14 @@ impl World {
                     }
                 }
                 connection.ordered &= !(new && Kind::of(&filter).is_rule());
+                if new && Kind::of(&filter).is_rule() {
+                    // A new read position begins with the history, also with what another subscription, gone since, has brought.
+                    let held: BTreeSet<Lsn> = connection.held.iter().map(|held| held.delivery.lsn).collect();
+                    let model = &self.model;
+                    let in_history =
+                        |lsn: &Lsn| model.messages.get(lsn).is_some_and(|(_, m)| topic::matches(&filter, &m.topic));
+                    connection.given.retain(|lsn| held.contains(lsn) || !in_history(lsn));
+                }
             });
         }
         for (id, filter) in std::mem::take(&mut self.model.unsubscribed) {
