@@ -71,6 +71,8 @@ struct Chunk {
     /// Everything below was looked at when these are done.
     pos: Lsn,
     course: Course,
+    /// The course is good from here on.
+    begins: Lsn,
 }
 
 /// Does a turn for an inbox. True when it wants more.
@@ -117,34 +119,56 @@ fn begin(hub: &Hub, inbox: &Inbox) -> Option<Turn> {
     Some(Turn { pos: state.pos, generation: state.generation, course })
 }
 
-/// Plans where that is needed, and reads the next records.
+/// Plans where that is needed, and reads the next records: of several stretches, where each has few, so that they come as one.
 fn read(hub: &Hub, inbox: &Inbox, turn: Turn) -> Result<Chunk, ReadError> {
     let Turn { mut pos, generation, mut course } = turn;
-    let (mut records, mut filters, mut lookups) = (Vec::new(), None, 0);
+    let (mut records, mut bytes, mut filters, mut lookups) = (Vec::new(), 0, None, 0);
+    let mut begins = pos;
     for _ in 0..TURN_STRETCHES {
         course = match course {
             Course::Unknown if lookups > TURN_LOOKUPS => break,
             Course::Unknown => {
                 let filters = filters.get_or_insert_with(|| wanted(inbox, generation));
                 lookups += filters.len();
+                begins = pos;
                 sail(hub.postings.plan(filters, pos))
             }
             Course::Searching(searching) => sail(hub.postings.go_on(searching)),
             Course::Places { positions, next, until } if next >= positions.len() => {
                 pos = pos.max(until);
+                begins = pos;
                 if hub.live_end() <= pos {
-                    return Ok(Chunk { records, pos, course: Course::Unknown });
+                    course = Course::Unknown;
+                    break;
                 }
                 Course::Unknown
             }
             course => course,
         };
-        match course {
-            Course::Unknown => continue,
-            Course::Searching(_) => break,
-            Course::Places { ref positions, next, .. } if next >= positions.len() => continue,
-            Course::Places { positions, next, until } => {
-                return read_places(hub, pos, positions, next, until);
+        course = match course {
+            Course::Searching(searching) => {
+                course = Course::Searching(searching);
+                break;
+            }
+            Course::Places { positions, next, until } if next < positions.len() => {
+                let had = !records.is_empty();
+                match read_places(hub, pos, positions, next, until, &mut records, &mut bytes) {
+                    Ok((to, course)) => {
+                        pos = to;
+                        course
+                    }
+                    // What was read is given first; the next turn comes to the fault.
+                    Err(_) if had => {
+                        course = Course::Unknown;
+                        break;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            Course::Reading { until, reader: None } if !records.is_empty() => {
+                // A scan is a turn of its own.
+                course = Course::Reading { until, reader: None };
+                break;
             }
             Course::Reading { until, reader } => {
                 let reader = reader.filter(|r| r.position() == pos);
@@ -153,12 +177,16 @@ fn read(hub: &Hub, inbox: &Inbox, turn: Turn) -> Result<Chunk, ReadError> {
                 reader.read_batch(CHUNK_RECORDS, CHUNK_BYTES, &mut records)?;
                 pos = reader.position();
                 let more = pos < until && pos > before;
-                let course = if more { Course::Reading { until, reader: Some(reader) } } else { Course::Unknown };
-                return Ok(Chunk { records, pos, course });
+                course = if more { Course::Reading { until, reader: Some(reader) } } else { Course::Unknown };
+                break;
             }
+            course => course,
+        };
+        if records.len() >= CHUNK_RECORDS || bytes >= CHUNK_BYTES {
+            break;
         }
     }
-    Ok(Chunk { records, pos, course })
+    Ok(Chunk { records, pos, course, begins })
 }
 
 fn sail(plan: Plan) -> Course {
@@ -180,27 +208,42 @@ fn wanted(inbox: &Inbox, generation: u64) -> Vec<Wanted> {
     filters.map(|f| Wanted { filter: f.sub.filter.clone(), from: f.from.max(f.start) }).collect()
 }
 
-/// Reads the next of an inbox's own records.
-fn read_places(hub: &Hub, pos: Lsn, positions: Vec<Position>, mut next: usize, until: Lsn) -> Result<Chunk, ReadError> {
-    let mut records = Vec::new();
-    let mut bytes = 0;
-    while records.len() < CHUNK_RECORDS && bytes < CHUNK_BYTES {
+/// Reads the next of an inbox's own records, and says where it stands then.
+fn read_places(
+    hub: &Hub,
+    pos: Lsn,
+    positions: Vec<Position>,
+    mut next: usize,
+    until: Lsn,
+    records: &mut Vec<Record>,
+    bytes: &mut usize,
+) -> Result<(Lsn, Course), ReadError> {
+    let begun = records.len();
+    while records.len() < CHUNK_RECORDS && *bytes < CHUNK_BYTES {
         let rest = positions.get(next..).unwrap_or_default();
         if rest.is_empty() {
             break;
         }
         let before = records.len();
-        if !hub.log.read_at(rest, &mut records)? {
-            records.truncate(before);
-            hub.postings.misled(positions.get(next).map_or(pos, |p| p.lsn));
-            let pos = records.last().map_or(pos, |record: &Record| record.lsn.next());
-            return Ok(Chunk { records, pos, course: Course::Reading { until, reader: None } });
+        match hub.log.read_at(rest, records) {
+            Ok(true) => {}
+            Ok(false) => {
+                records.truncate(before);
+                hub.postings.misled(positions.get(next).map_or(pos, |p| p.lsn));
+                let read = records.get(begun..).unwrap_or_default();
+                let pos = read.last().map_or(pos, |record| record.lsn.next());
+                return Ok((pos, Course::Reading { until, reader: None }));
+            }
+            Err(error) => {
+                records.truncate(begun);
+                return Err(error);
+            }
         }
-        bytes += records.get(before..).unwrap_or_default().iter().map(|r| r.body.len()).sum::<usize>();
+        *bytes += records.get(before..).unwrap_or_default().iter().map(|r| r.body.len()).sum::<usize>();
         next += records.len() - before;
     }
     let pos = positions.get(next).map_or(until, |p| p.lsn).max(pos);
-    Ok(Chunk { records, pos, course: Course::Places { positions, next, until } })
+    Ok((pos, Course::Places { positions, next, until }))
 }
 
 /// Reads of what lies before the log's first record: it was carried out of segments for those who are owed it. Read positions of rules
@@ -212,7 +255,7 @@ fn read_carried(hub: &Hub, inbox: &Inbox, turn: &Turn, first: Lsn) -> Result<Chu
     };
     let filters: Vec<&str> = filters.iter().map(|filter| &**filter).collect();
     let (records, pos) = hub.log.residue().matching(&filters, &(turn.pos..first), CHUNK_RECORDS)?;
-    Ok(Chunk { records, pos, course: Course::Unknown })
+    Ok(Chunk { records, pos, course: Course::Unknown, begins: pos })
 }
 
 fn is_carried_for(kind: &Kind) -> bool {
@@ -274,7 +317,7 @@ fn offer(
         if state.offer(&inbox.client, stored, places, *superseded) == Offer::Full {
             state.pos = stored.lsn;
             state.filling = false;
-            state.course = chunk.course.back_to(stored.lsn);
+            state.course = if stored.lsn < chunk.begins { Course::Unknown } else { chunk.course.back_to(stored.lsn) };
             return false;
         }
     }
