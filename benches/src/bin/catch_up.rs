@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
 use forebay_benches::counting::Counting;
+use forebay_benches::cpu::process_ms;
 use forebay_benches::stats::Spread;
 use forebay_engine::delivery::{AttachOptions, Mailbox};
 use forebay_engine::event::{
@@ -46,6 +47,8 @@ struct Options {
 /// What a round took.
 struct Round {
     seconds: f64,
+    /// Processor time of all threads, seconds.
+    cpu: f64,
     /// Bytes asked of the disk by readers of the log, for each subscriber; bytes that the process asked for, whatever for.
     log_bytes: f64,
     process_bytes: f64,
@@ -74,7 +77,10 @@ fn main() -> Result<()> {
             let copy = folder.path().join("round");
             link(dir, &copy)?;
             let took = catch_up(&copy, &options, &counting)?;
-            eprintln!("round {round}, {others}: {:.2} s, {:.0} bytes a subscriber", took.seconds, took.log_bytes);
+            eprintln!(
+                "round {round}, {others}: {:.2} s, CPU {:.2} s, {:.0} bytes a subscriber",
+                took.seconds, took.cpu, took.log_bytes
+            );
             rounds.push(took);
             fs::remove_dir_all(&copy)?;
         }
@@ -89,19 +95,21 @@ fn report(options: &Options, logs: &[(PathBuf, u64, Vec<Round>)]) {
         options.subscribers, options.messages, options.rounds
     );
     println!(
-        "| other records | seconds | of the first | bytes read a subscriber | bytes asked by the process a subscriber |"
+        "| other records | seconds | of the first | CPU s | of the first | bytes read a subscriber | bytes asked by the process a subscriber |"
     );
-    println!("|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|");
     for (_, others, rounds) in logs {
-        let seconds = |rounds: &[Round]| rounds.iter().map(|r| r.seconds).collect::<Vec<_>>();
-        let base = logs.first().map(|(_, _, first)| seconds(first)).unwrap_or_default();
-        let ratios = seconds(rounds).iter().zip(base).map(|(a, b)| a / b).collect();
+        let first = logs.first().map(|(_, _, first)| first.as_slice()).unwrap_or_default();
+        let ratio = |of: fn(&Round) -> f64| rounds.iter().zip(first).map(|(a, b)| of(a) / of(b)).collect();
+        let spread = |of: fn(&Round) -> f64| Spread::of(rounds.iter().map(of).collect());
         println!(
-            "| {others} | {:.2} | {:.2} | {:.0} | {:.0} |",
-            Spread::of(seconds(rounds)),
-            Spread::of(ratios),
-            Spread::of(rounds.iter().map(|r| r.log_bytes).collect()),
-            Spread::of(rounds.iter().map(|r| r.process_bytes).collect()),
+            "| {others} | {:.2} | {:.2} | {:.2} | {:.2} | {:.0} | {:.0} |",
+            spread(|r| r.seconds),
+            Spread::of(ratio(|r| r.seconds)),
+            spread(|r| r.cpu),
+            Spread::of(ratio(|r| r.cpu)),
+            spread(|r| r.log_bytes),
+            spread(|r| r.process_bytes),
         );
     }
     println!("\nBars: at most 1.5 times the time, at most 65,536 bytes read for each subscriber.");
@@ -265,7 +273,7 @@ impl Wake for Bell {
 fn catch_up(dir: &Path, options: &Options, counting: &Counting) -> Result<Round> {
     let engine = open(dir)?;
     let (log_before, process_before) = (counting.get(metrics::LOG_READ_BYTES), process_read()?);
-    let begun = Instant::now();
+    let (begun, cpu_before) = (Instant::now(), process_ms()?);
     let epochs: Vec<u64> = (0..options.subscribers).map(|_| engine.next_epoch()).collect();
     let events: Vec<Event> = (0..).zip(&epochs).map(|(n, epoch)| opened(n, *epoch, true)).collect();
     let last = append(&engine, &events)?;
@@ -289,13 +297,13 @@ fn catch_up(dir: &Path, options: &Options, counting: &Counting) -> Result<Round>
     }
     let last = Lsn(engine.log().end().0 - 1);
     block_on(engine.applied(last))?;
-    let seconds = begun.elapsed().as_secs_f64();
+    let (seconds, cpu) = (begun.elapsed().as_secs_f64(), (process_ms()? - cpu_before) / 1e3);
     let each = |bytes: u64| bytes as f64 / f64::from(options.subscribers);
     let log_bytes = each(counting.get(metrics::LOG_READ_BYTES) - log_before);
     let process_bytes = each(process_read()? - process_before);
     drop(subscribers);
     engine.close();
-    Ok(Round { seconds, log_bytes, process_bytes })
+    Ok(Round { seconds, cpu, log_bytes, process_bytes })
 }
 
 impl Subscriber {
