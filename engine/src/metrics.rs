@@ -36,6 +36,8 @@ pub const LOG_TRIMMED_SEGMENTS_TOTAL: &str = "forebay_log_trimmed_segments_total
 pub const LOG_NO_SPACE: &str = "forebay_log_no_space_state";
 /// Counter, calls: appends refused because there was no room.
 pub const LOG_REFUSED_TOTAL: &str = "forebay_log_refused_appends_total";
+/// Counter, messages: messages that a sink was passed by and did not store, because the log had no room. Labels `sink`, `reason`.
+pub const DROPPED_RECORDS: &str = "forebay_sink_dropped_records_total";
 
 /// Counter: times the state index was unusable and rebuilt from checkpoint and log.
 pub const STATE_REBUILDS: &str = "forebay_state_rebuilds_total";

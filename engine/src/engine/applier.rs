@@ -9,7 +9,7 @@ use metrics::Gauge;
 use parking_lot::RwLock;
 
 use super::bounds::{self, QueueBounds};
-use super::keeper::Job;
+use super::keeper::{Job, Shared};
 use crate::clock::Clock;
 use crate::delivery::{Hub, Inbox};
 use crate::disk::FolderLock;
@@ -43,6 +43,8 @@ pub(super) struct Applier {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) jobs: Jobs,
     pub(super) checkpoint_bytes: u64,
+    /// Where the keeper asks for a checkpoint.
+    pub(super) keeper: Arc<Shared>,
     /// See [`super::keeper::lag_bytes`].
     pub(super) lag_bytes: u64,
     pub(super) queues: QueueBounds,
@@ -152,7 +154,7 @@ impl Applier {
             self.place.indexed_us = now_us;
             self.place.unindexed = 0;
         }
-        if self.place.bytes >= self.place.threshold {
+        if self.place.bytes >= self.place.threshold || self.keeper.take_wanted() {
             self.place.threshold = self.checkpoint_bytes.max(4 * self.checkpoint());
             self.place.bytes = 0;
         }

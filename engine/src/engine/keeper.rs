@@ -3,11 +3,13 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
+use super::space::{self, WhenFull};
 use super::trimmer::{AGAIN_AFTER, Step, Trimmer};
 use crate::clock::Clock;
 use crate::disk::{Disk, FolderLock};
@@ -29,6 +31,8 @@ pub(super) fn lag_bytes(segment_bytes: u64) -> u64 {
     LAG_BYTES.min(segment_bytes / 2)
 }
 
+/// How often it looks whether the log has room, and what can be done while it has none.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often retention is looked at when nothing else happens.
 const RETENTION_EVERY: Duration = Duration::from_secs(30);
 
@@ -64,11 +68,18 @@ pub(super) struct Shared {
     checkpointed: Mutex<Lsn>,
     /// Sinks whose positions hold the log.
     sinks: Mutex<Vec<String>>,
+    /// A checkpoint is wanted before it is due by the log's volume.
+    wanted: AtomicBool,
 }
 
 impl Shared {
     pub(super) fn new(checkpointed: Lsn) -> Shared {
-        Shared { checkpointed: Mutex::new(checkpointed), sinks: Mutex::default() }
+        Shared { checkpointed: Mutex::new(checkpointed), sinks: Mutex::default(), wanted: AtomicBool::new(false) }
+    }
+
+    /// True once for each time a checkpoint was asked for.
+    pub(super) fn take_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed) && self.wanted.swap(false, Ordering::Relaxed)
     }
 
     pub(super) fn hold_for_sinks(&self, sinks: &[String]) {
@@ -89,10 +100,28 @@ pub(super) struct Keeper {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) postings: Arc<Postings>,
     pub(super) index: IndexHealth,
+    pub(super) when_full: WhenFull,
+    pub(super) room: Room,
     /// See [`lag_bytes`].
     pub(super) lag_bytes: u64,
     /// Other processes are kept out until the index is closed.
     pub(super) _lock: Arc<FolderLock>,
+}
+
+/// What is being done about room.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    /// When it was looked at last.
+    looked_us: u64,
+    /// The record that passes sinks and is to be applied first.
+    passing: Option<Lsn>,
+}
+
+impl Room {
+    /// Looked at now.
+    pub(super) fn at(now_us: u64) -> Room {
+        Room { looked_us: now_us, passing: None }
+    }
 }
 
 /// How the index is written.
@@ -110,13 +139,61 @@ pub(super) struct IndexHealth {
 impl Keeper {
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
         loop {
-            match jobs.recv_timeout(if self.trimming { AGAIN_AFTER } else { RETENTION_EVERY }) {
+            match jobs.recv_timeout(if self.trimming { AGAIN_AFTER } else { LOOK_EVERY }) {
                 Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Ok(job) => self.work(job),
-                Err(RecvTimeoutError::Timeout) => self.trim(),
+                Err(RecvTimeoutError::Timeout) if self.trimming => self.trim(),
+                Err(RecvTimeoutError::Timeout) => {}
             }
+            self.look();
         }
         self.end();
+    }
+
+    /// Trims now and then, and more often while the log has no room. Keeps the log's disk budget informed of what lies beside it.
+    fn look(&mut self) {
+        let now_us = self.clock.now_us();
+        let full = self.log.no_space().is_some();
+        // The wall clock may be set back: then it is time too.
+        let waited = Duration::from_micros(now_us.abs_diff(self.room.looked_us));
+        if waited < (if full { LOOK_EVERY } else { RETENTION_EVERY }) {
+            return;
+        }
+        self.room.looked_us = now_us;
+        self.log.set_other_bytes(space::bytes_beside(&*self.disk, &self.dir, self.log.dir()));
+        self.make_room();
+        self.trim();
+    }
+
+    /// While the log has no room: does what lets the oldest segment go, a checkpoint behind it, and, by policy, passing the sinks that have not stored it.
+    pub(super) fn make_room(&mut self) {
+        if self.log.no_space().is_none() {
+            return;
+        }
+        let Some(oldest) = space::oldest(&self.log) else { return };
+        let applied = self.state.read().applied;
+        if self.room.passing.is_some_and(|last| applied <= last) || self.log.stopped_reason().is_some() {
+            return;
+        }
+        let lagging: Vec<_> = self.stored().into_iter().filter(|(_, position)| *position < oldest.next).collect();
+        if !lagging.is_empty() && self.when_full == WhenFull::Block {
+            return;
+        }
+        if *self.shared.checkpointed.lock() < oldest.next {
+            self.shared.wanted.store(true, Ordering::Relaxed);
+        } else if !lagging.is_empty() {
+            match space::pass(&self.log, &lagging, oldest.next) {
+                Ok(last) => self.room.passing = last,
+                Err(error) => tracing::warn!(%error, "sinks that lag could not be passed"),
+            }
+        }
+    }
+
+    /// How far each sink has stored the log.
+    fn stored(&self) -> Vec<(String, Lsn)> {
+        let state = self.state.read();
+        let position = |name: &String| state.sinks.get(name.as_str()).copied().unwrap_or(Lsn::FIRST);
+        self.shared.sinks.lock().iter().map(|name| (name.clone(), position(name))).collect()
     }
 
     /// Makes the index durable, unless it has missed something.
@@ -192,9 +269,7 @@ impl Keeper {
     /// The log is never trimmed beyond the newest checkpoint, nor beyond what sinks have stored.
     fn limit(&self) -> Lsn {
         let checkpointed = *self.shared.checkpointed.lock();
-        let state = self.state.read();
-        let sinks = self.shared.sinks.lock();
-        let stored = sinks.iter().map(|name| state.sinks.get(name.as_str()).copied().unwrap_or(Lsn::FIRST)).min();
+        let stored = self.stored().into_iter().map(|(_, position)| position).min();
         checkpointed.min(stored.unwrap_or(checkpointed))
     }
 }

@@ -103,6 +103,7 @@ impl Manual {
 
     /// The keeper's look at retention, which it takes from time to time. True where it waits for records to be applied, to look again soon.
     pub fn trim(&mut self) -> bool {
+        self.keeper.make_room();
         self.keeper.trim();
         self.keeper.trimming
     }

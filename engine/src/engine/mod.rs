@@ -8,6 +8,7 @@ mod keeper;
 mod manual;
 mod open;
 mod options;
+mod space;
 mod trimmer;
 
 use std::path::PathBuf;
@@ -27,7 +28,9 @@ use crate::event::codec::{CodecError, KIND_PUBLISHED};
 use crate::event::{DropOwner, Epoch, Event, Message, QoS};
 use crate::ids::{Lsn, MsgId};
 use crate::log::watermark::Watermark;
-use crate::log::{AppendError, Appended, Log, NewRecord, NotDurable, Priority, ReadError, Record, WaitDurable};
+use crate::log::{
+    AppendError, Appended, Log, NewRecord, NotDurable, Priority, ReadError, Record, WaitDurable, WaitRoom,
+};
 use crate::rules::Kind;
 use crate::state::store::StateStore;
 use crate::state::{Cursor, Gap, SessionView, State, StoredMessage};
@@ -36,6 +39,7 @@ pub use keeper::Retention;
 pub use manual::Manual;
 pub use open::{OpenError, OpenReport, StateSource};
 pub use options::{Bounds, EngineOptions};
+pub use space::WhenFull;
 
 /// The engine. Cheap to clone; [`Engine::close`] ends it, and so does dropping the last clone (without sealing the log).
 #[derive(Clone, Debug)]
@@ -145,6 +149,12 @@ impl Engine {
                 other => return other,
             }
         }
+    }
+
+    /// Resolves when events that were refused with `Full` or `NoSpace` are worth appending again.
+    #[must_use]
+    pub fn wait_room(&self, events: &[Event]) -> WaitRoom {
+        self.inner.log.wait_room_for(priority(events))
     }
 
     /// Resolves when every record up to and including `lsn` is durable. Cancellation safe: dropping it changes nothing. Its blocking

@@ -14,8 +14,9 @@ use parking_lot::{Mutex, RwLock};
 
 use super::applier::{Applier, Jobs, Place};
 use super::bounds::QueueBounds;
-use super::keeper::{self, IndexHealth, Job, Keeper};
+use super::keeper::{self, IndexHealth, Job, Keeper, Room};
 use super::manual::Manual;
+use super::space;
 use super::trimmer::Trimmer;
 use super::{Engine, EngineOptions, Inner};
 use crate::delivery::{self, Hub, Work};
@@ -233,6 +234,8 @@ fn put_together(
     let closing = Arc::new(AtomicBool::new(false));
     // One beyond the log's end is not of this history.
     let checkpointed = checkpoints.iter().map(|(applied, _)| *applied).find(|applied| *applied <= end);
+    checkpoint::keep_spare(&*disk, &state_dir, 0);
+    log.set_other_bytes(space::bytes_beside(&*disk, &state_dir, log.dir()));
     let shared = Arc::new(keeper::Shared::new(checkpointed.unwrap_or(Lsn::NONE)));
     let lock = Arc::new(lock);
     let keeper = Keeper {
@@ -254,6 +257,8 @@ fn put_together(
         clock: Arc::clone(&options.clock),
         postings: Arc::clone(&postings),
         index: IndexHealth::default(),
+        when_full: options.when_full,
+        room: Room::at(options.clock.now_us()),
         lag_bytes: keeper::lag_bytes(options.log.segment_bytes),
         _lock: Arc::clone(&lock),
     };
@@ -266,6 +271,7 @@ fn put_together(
         clock: Arc::clone(&options.clock),
         jobs,
         checkpoint_bytes: options.checkpoint_bytes,
+        keeper: Arc::clone(&shared),
         lag_bytes: keeper::lag_bytes(options.log.segment_bytes),
         queues: QueueBounds::new(options.bounds),
         place: Place::new(log.reader(end)?, options.clock.now_us(), options.checkpoint_bytes),

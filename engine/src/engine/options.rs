@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::Retention;
+use super::{Retention, WhenFull};
 use crate::clock::{Clock, SystemClock};
 use crate::log::LogOptions;
 use crate::rules::Rules;
@@ -23,6 +23,9 @@ pub struct EngineOptions {
     pub retention: Retention,
     /// How much queues and sessions may be owed.
     pub bounds: Bounds,
+    /// What happens to sinks that lag while the log has no room. The log's own [`disk_budget`](LogOptions::disk_budget) says when that is,
+    /// or the disk. Default: the log waits for them.
+    pub when_full: WhenFull,
     /// A checkpoint of state is written each time the log grew by this many bytes, or by four times the checkpoint's size.
     /// Default 256 MiB.
     pub checkpoint_bytes: u64,
@@ -42,6 +45,7 @@ impl EngineOptions {
             rules: Rules::default(),
             retention: Retention::default(),
             bounds: Bounds::default(),
+            when_full: WhenFull::default(),
             checkpoint_bytes: 256 * 1024 * 1024,
             clock: Arc::new(SystemClock),
         }

@@ -173,8 +173,11 @@ impl Trimmer {
         whole.take(SEGMENTS_PER_STEP).last().map_or(self.log.first(), |segment| segment.next)
     }
 
-    /// The first record that retention keeps.
+    /// The first record that retention keeps. While the log has no room retention keeps nothing: what nobody needs makes way for what is new.
     fn expired_to(&self) -> Lsn {
+        if self.log.no_space().is_some() {
+            return self.log.durable_end();
+        }
         let segments = self.log.segments();
         let age_us = u64::try_from(self.retention.age.as_micros()).unwrap_or(u64::MAX);
         let oldest_us = self.clock.now_us().saturating_sub(age_us);

@@ -91,6 +91,7 @@ pub use reader::Reader;
 pub use recovery::RecoveryReport;
 pub(crate) use residue::{Residue, ResidueFile};
 pub use residue::{ResidueReport, verify_residue};
+pub(crate) use spare::fill;
 pub use trim::Trimmed;
 pub use watermark::WaitDurable;
 

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::State;
-use crate::disk::{Disk, OpenHow, Sequential};
+use crate::disk::{Disk, DiskFile, OpenHow, Sequential};
 use crate::ids::Lsn;
 
 const MAGIC: &[u8; 8] = b"FBYCKPT\0";
@@ -100,13 +100,14 @@ impl Snapshot {
         self.applied
     }
 
-    /// Writes the file and removes older ones. When it returns, the checkpoint is durable.
+    /// Writes the file and removes older ones. When it returns, the checkpoint is durable. It goes into a spare file whose bytes are on the
+    /// disk already, so that it needs no room; the file of the checkpoint before is the next spare.
     ///
     /// # Errors
     /// Of the file system; the checkpoint before stays then.
     pub fn write(&self, disk: &dyn Disk, dir: &Path, log_id: [u8; 16]) -> io::Result<PathBuf> {
-        let (target, temporary) = (dir.join(file_name(self.applied)), dir.join("checkpoint.tmp"));
-        let file = disk.open(&temporary, OpenHow::Create)?;
+        let (target, spare) = (dir.join(file_name(self.applied)), dir.join(SPARE));
+        let file = open_spare(disk, &spare)?;
         let buffered = BufWriter::with_capacity(BUFFER_BYTES, Sequential::new(&*file));
         let mut out = Hashed { inner: buffered, crc: crc32fast::Hasher::new() };
         out.write_all(MAGIC)?;
@@ -118,13 +119,52 @@ impl Snapshot {
         let crc = out.crc.clone().finalize();
         out.write_all(&crc.to_le_bytes())?;
         out.inner.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.set_len(self.len())?;
         file.sync_data()?;
-        disk.rename(&temporary, &target)?;
+        disk.rename(&spare, &target)?;
         disk.sync_dir(dir)?;
+        let mut recycled = false;
         for (_, older) in list(disk, dir)?.into_iter().filter(|(applied, _)| *applied < self.applied) {
-            disk.remove(&older)?;
+            if recycled {
+                disk.remove(&older)?;
+            } else {
+                disk.rename(&older, &spare)?;
+                recycled = true;
+            }
         }
+        disk.sync_dir(dir)?;
+        keep_spare(disk, dir, self.len());
         Ok(target)
+    }
+}
+
+/// The file that the next checkpoint is written into. What is in it means nothing.
+const SPARE: &str = "checkpoint.spare";
+/// It has at least this many bytes, and twice those of the newest checkpoint.
+const SPARE_MIN: u64 = 256 * 1024;
+
+fn open_spare(disk: &dyn Disk, spare: &Path) -> io::Result<Box<dyn DiskFile>> {
+    match disk.open(spare, OpenHow::Write) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => disk.open(spare, OpenHow::Create),
+        opened => opened,
+    }
+}
+
+/// Makes the spare file large enough for a checkpoint twice as large as `newest` bytes, as far as there is room.
+pub(crate) fn keep_spare(disk: &dyn Disk, dir: &Path, newest: u64) {
+    let spare = dir.join(SPARE);
+    let want = SPARE_MIN.max(newest.saturating_mul(2));
+    let grow = || {
+        let file = open_spare(disk, &spare)?;
+        let len = file.len()?;
+        if len < want {
+            crate::log::fill(&*file, len, want)?;
+            file.sync_data()?;
+        }
+        Ok::<(), io::Error>(())
+    };
+    if let Err(error) = grow() {
+        tracing::warn!(file = %spare.display(), %error, "no room is held for the next checkpoint: it may have to wait for some");
     }
 }
 
