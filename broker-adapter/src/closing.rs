@@ -57,9 +57,13 @@ async fn log_end(session: Session, close: &Close) {
         positions,
     })];
     // A will is due after its delay or with the session's end, whichever comes first; later ones are the janitor's.
-    let will = info.will.filter(|will| !cancel_will && will.delay_s.min(expiry_s) == 0);
+    let mut will = info.will.filter(|will| !cancel_will && will.delay_s.min(expiry_s) == 0);
     if let Some(will) = &will {
         events.push(Event::Published(Published { message: will.message.clone(), packet_id: None, epoch: info.epoch }));
+    }
+    if shared.engine.log().no_space().is_some() && will.take().is_some() {
+        // Room is kept for the end and not for the will: it is due in state, and the janitor publishes it when there is room.
+        events.truncate(1);
     }
     match shared.engine.append_wait(&events).await {
         // Who takes the seat next goes by the state that this end makes: whether there is a session, whether its will is due.

@@ -13,7 +13,7 @@ use bytes::BytesMut;
 use bytestring::ByteString;
 use forebay_engine::QoS;
 use forebay_engine::event::{ClientConnected, DisconnectReason, Event};
-use forebay_engine::log::{AppendError, Appended, WaitDurable};
+use forebay_engine::log::{AppendError, WaitDurable, WaitRoom};
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
@@ -25,13 +25,15 @@ use crate::handshake::{self, Opened, Refusal};
 use crate::listener::Stream;
 use crate::metrics::{CONNECTS, CONNECTS_REFUSED};
 use crate::registry::Command;
-use crate::session::{Batch, Close, Job, Session};
+use crate::session::{Batch, Close, InEffect, Job, Session};
 use crate::{closing, registry};
 
 /// Bytes asked for with one read.
 const READ_CHUNK: usize = 64 * 1024;
 /// How long a CONNACK may take to be written.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client is kept waiting for room in the log before its connection ends.
+const FULL_PATIENCE: Duration = Duration::from_secs(60);
 /// The timer's step where there is no keep alive.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -87,7 +89,12 @@ async fn refuse<S: Stream>(shared: &Shared, refusal: &Refusal, peer: SocketAddr,
     }
 }
 
-type AppendResult = (Batch, Result<Appended, AppendError>);
+/// A batch that waits for room in the log, and since when.
+struct Blocked {
+    batch: Batch,
+    room: WaitRoom,
+    since: Instant,
+}
 
 pub(crate) struct Connection<S> {
     pub(crate) session: Session,
@@ -96,12 +103,12 @@ pub(crate) struct Connection<S> {
     pub(crate) writer: WriteHalf<S>,
     input: BytesMut,
     decoder: Decoder,
-    /// An append that waits for room in the log's queue.
-    blocked: Option<BoxFuture<'static, AppendResult>>,
+    /// An append that waits for room.
+    blocked: Option<Blocked>,
     /// The wait for the oldest batch that is not durable.
     watermark: Option<WaitDurable>,
     /// The change of subscriptions under way.
-    job: Option<BoxFuture<'static, Result<(), Close>>>,
+    job: Option<BoxFuture<'static, Result<InEffect, Close>>>,
     /// The lookup of proxy subscriptions.
     lookup: Option<BoxFuture<'static, Vec<(ByteString, QoS)>>>,
     last_heard: Instant,
@@ -217,30 +224,63 @@ impl<S: Stream> Connection<S> {
     /// One append for everything this turn brought.
     fn commit(&mut self) -> Result<(), Close> {
         let Some(batch) = self.session.take_batch() else { return Ok(()) };
+        self.append(batch, Instant::now())
+    }
+
+    /// Appends a batch; where there is no room it waits, or those parts of it that may.
+    fn append(&mut self, batch: Batch, since: Instant) -> Result<(), Close> {
         if batch.events.is_empty() {
             self.session.committed(batch, None);
             return Ok(());
         }
-        let engine = &self.session.shared.engine;
+        let engine = self.session.shared.engine.clone();
         match engine.append(&batch.events) {
             Ok(appended) => self.session.committed(batch, Some(appended)),
-            Err(AppendError::Full { .. } | AppendError::NoSpace { .. }) => {
-                let engine = engine.clone();
-                self.session.blocked = true;
-                let append = async move {
-                    let result = engine.append_wait(&batch.events).await;
-                    (batch, result)
-                };
-                self.blocked = Some(append.boxed());
+            Err(AppendError::Full { .. }) => self.block(batch, since),
+            Err(AppendError::NoSpace { .. }) if batch.is_essential() => self.block(batch, since),
+            Err(AppendError::NoSpace { .. }) => {
+                let (essential, waiting) = self.session.no_space(batch);
+                if !waiting.is_empty() {
+                    self.block(waiting, since);
+                }
+                if essential.events.is_empty() {
+                    self.session.committed(essential, None);
+                } else {
+                    match engine.append(&essential.events) {
+                        Ok(appended) => self.session.committed(essential, Some(appended)),
+                        // The reserve is used up too. Its packets come first, then those of the publishes.
+                        Err(AppendError::Full { .. } | AppendError::NoSpace { .. }) => {
+                            let behind = self.blocked.take().map(|blocked| blocked.batch).unwrap_or_default();
+                            self.block(essential.followed_by(behind), since);
+                        }
+                        Err(error) => return Err(log_stopped(&error)),
+                    }
+                }
             }
             Err(error) => return Err(log_stopped(&error)),
         }
         Ok(())
     }
 
+    fn block(&mut self, batch: Batch, since: Instant) {
+        self.session.blocked = true;
+        let room = self.session.shared.engine.wait_room(&batch.events);
+        self.blocked = Some(Blocked { batch, room, since });
+        let due = self.timer.deadline().min(since + FULL_PATIENCE);
+        self.timer.as_mut().reset(due);
+    }
+
+    /// There may be room for what waited.
+    fn unblock(&mut self) -> Result<(), Close> {
+        let Some(Blocked { batch, since, .. }) = self.blocked.take() else { return Ok(()) };
+        self.session.blocked = false;
+        self.append(batch, since)
+    }
+
     /// Waits for whatever comes first.
     async fn wait(&mut self) -> Result<(), Close> {
-        let may_read = self.session.may_read();
+        // While it waits for room a little is read ahead, so that the end of a client that gives up is noticed.
+        let may_read = self.session.may_read() || self.blocked.is_some() && self.input.len() < READ_CHUNK;
         let (may_take, may_deliver) = (self.session.may_take(), self.session.may_deliver());
         let Session { out, mailbox, inbox, .. } = &mut self.session;
         if may_read && self.input.capacity() - self.input.len() < READ_CHUNK / 8 {
@@ -249,12 +289,7 @@ impl<S: Stream> Connection<S> {
         tokio::select! {
             biased;
             Some(command) = self.commands.recv() => return self.on_command(command),
-            (batch, result) = pending_or(&mut self.blocked) => {
-                self.blocked = None;
-                self.session.blocked = false;
-                let appended = result.map_err(|error| log_stopped(&error))?;
-                self.session.committed(batch, Some(appended));
-            }
+            () = room_or(&mut self.blocked) => return self.unblock(),
             result = pending_or(&mut self.watermark) => {
                 self.watermark = None;
                 result.map_err(|error| log_stopped(&error))?;
@@ -266,8 +301,7 @@ impl<S: Stream> Connection<S> {
             },
             result = pending_or(&mut self.job) => {
                 self.job = None;
-                result?;
-                self.session.finish_job();
+                self.session.finish_job(result?);
             }
             subscriptions = pending_or(&mut self.lookup) => {
                 self.lookup = None;
@@ -289,11 +323,14 @@ impl<S: Stream> Connection<S> {
 
     fn on_timer(&mut self, may_read: bool) -> Result<(), Close> {
         let now = Instant::now();
+        if self.blocked.as_ref().is_some_and(|blocked| now >= blocked.since + FULL_PATIENCE) {
+            return Err(Close::lost("the log had no room for too long"));
+        }
         let Some(keep_alive) = self.keep_alive else {
             self.timer.as_mut().reset(now + IDLE);
             return Ok(());
         };
-        if !may_read {
+        if !may_read || self.blocked.is_some() {
             // It is we who do not listen.
             self.last_heard = now;
         }
@@ -338,16 +375,30 @@ impl<S: Stream> Connection<S> {
         closing::drain(reader, writer).await;
     }
 
+    /// On a full disk nobody waits at a connection's end: its client comes back to a seat that is free.
+    fn give_up(&mut self) {
+        let Some(Blocked { batch, .. }) = self.blocked.take() else { return };
+        self.session.blocked = false;
+        self.session.give_up(&batch);
+        let lost = batch.events.iter().filter(|event| event.is_essential()).count();
+        if lost > 0 {
+            tracing::warn!(client = %self.session.info.client, events = lost, "the log has no room even for acknowledgements: what they were for is sent again");
+        }
+    }
+
     /// Events of packets taken in before the end are not lost: they were accepted in order.
     async fn last_batch(&mut self, close: &Close) {
         // As often as the log is full: an id that is remembered as received while its message is not logged would lose it.
         loop {
-            if let Some(blocked) = self.blocked.take() {
-                let (batch, result) = blocked.await;
-                if let Ok(appended) = result {
-                    self.session.committed(batch, Some(appended));
+            if self.blocked.is_some() {
+                if self.session.shared.engine.log().no_space().is_some() {
+                    self.give_up();
+                    continue;
                 }
-                self.session.blocked = false;
+                room_or(&mut self.blocked).await;
+                if let Err(error) = self.unblock() {
+                    tracing::debug!(client = %self.session.info.client, error = error.text, "events at a connection's end");
+                }
             }
             if let Err(error) = self.commit() {
                 tracing::debug!(client = %self.session.info.client, error = error.text, "events at a connection's end");
@@ -363,6 +414,13 @@ impl<S: Stream> Connection<S> {
         {
             self.session.release(self.session.shared.engine.durable_end());
         }
+    }
+}
+
+async fn room_or(blocked: &mut Option<Blocked>) {
+    match blocked {
+        Some(blocked) => (&mut blocked.room).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -9,6 +9,7 @@ use bytestring::ByteString;
 use forebay_engine::Message;
 use forebay_engine::delivery::AttachOptions;
 use forebay_engine::event::{Event, NEVER_EXPIRES, Origin, Published, SessionOpened, Will};
+use forebay_engine::log::AppendError;
 use forebay_engine::state::SessionView;
 use forebay_engine::topic::check_name;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -110,9 +111,18 @@ pub(crate) async fn open(shared: &Arc<Shared>, connect: Connect, peer: SocketAdd
     let existing = engine.session(&info.client).filter(|v| v.ends_at_us.is_none_or(|end| end > engine.now_us()));
     let resumed = existing.is_some() && !connect.clean_start;
     let last_epoch = existing.as_ref().map(|view| view.epoch);
-    open_in_log(shared, &info, existing.filter(|_| !resumed), resumed)
-        .await
-        .map_err(|text| Refusal::unavailable(version, text))?;
+    open_in_log(shared, &info, existing.filter(|_| !resumed), resumed).await.map_err(|why| match why {
+        NotOpened::NoSpace => Refusal {
+            label: "unavailable",
+            ..Refusal::coded(
+                version,
+                reason::QUOTA_EXCEEDED,
+                3,
+                "the log has no room for a new session; try again later",
+            )
+        },
+        NotOpened::Unavailable(text) => Refusal::unavailable(version, text),
+    })?;
     let parked = shared.registry.unpark(&info.client).filter(|p| resumed && last_epoch == Some(p.epoch));
 
     let (mut outbound, mut received, mut subscriptions) = (Outbound::default(), Vec::new(), HashMap::new());
@@ -206,6 +216,13 @@ fn client_info(shared: &Shared, c: &Connect, client: ByteString, peer: SocketAdd
     }
 }
 
+/// Why a session was not opened.
+enum NotOpened {
+    /// The disk is full; sessions that are there can still be resumed.
+    NoSpace,
+    Unavailable(&'static str),
+}
+
 /// Logs the session's opening and waits until it is applied. `discarded` is an older session that ends with it; a will of its that
 /// waits out its delay is due then.
 async fn open_in_log(
@@ -213,7 +230,7 @@ async fn open_in_log(
     info: &ClientInfo,
     discarded: Option<SessionView>,
     resumed: bool,
-) -> Result<(), &'static str> {
+) -> Result<(), NotOpened> {
     let mut events = Vec::with_capacity(2);
     let due =
         discarded.and_then(|view| view.will.filter(|_| view.will_due_us.is_some()).map(|will| (will, view.epoch)));
@@ -231,13 +248,22 @@ async fn open_in_log(
     }));
     let stopped = |error: &dyn std::fmt::Display| {
         tracing::error!(client = %info.client, %error, "a session could not be opened in the log");
-        "the log takes no more records"
+        NotOpened::Unavailable("the log takes no more records")
     };
     // Only the wait for room is bounded: a record that is in the log opens the session.
-    let appended = tokio::time::timeout(shared.options.connect_timeout, shared.engine.append_wait(&events))
+    let append = async {
+        loop {
+            match shared.engine.append(&events) {
+                Ok(appended) => return Ok(appended),
+                Err(AppendError::Full { .. }) => shared.engine.wait_room(&events).await,
+                Err(AppendError::NoSpace { .. }) => return Err(NotOpened::NoSpace),
+                Err(error) => return Err(stopped(&error)),
+            }
+        }
+    };
+    let appended = tokio::time::timeout(shared.options.connect_timeout, append)
         .await
-        .map_err(|_| "the log has no room")?
-        .map_err(|error| stopped(&error))?;
+        .map_err(|_| NotOpened::Unavailable("the log has no room"))??;
     shared.engine.applied(appended.last).await.map_err(|error| stopped(&error))?;
     if let Some((will, _)) = due {
         shared.fan_out_qos0(&will.message);

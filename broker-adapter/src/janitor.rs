@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use forebay_engine::Lsn;
 use forebay_engine::event::{ClientDisconnected, DisconnectReason, Event, Published, SessionClosed};
+use forebay_engine::log::AppendError;
 use forebay_engine::state::SessionView;
 use tokio::time::MissedTickBehavior;
 
 use crate::broker::Shared;
-use crate::session::{Close, apply};
+use crate::session::{Close, InEffect, apply};
 
 const TICK: Duration = Duration::from_secs(1);
 /// Events of one append at the start.
@@ -38,7 +39,11 @@ pub(crate) async fn close_what_was_open(shared: &Shared) -> Result<(), Close> {
                 events.extend(will_event(view));
             }
         }
-        apply(&shared.engine, &events).await?;
+        if apply(&shared.engine, &events).await? == InEffect::NoSpace {
+            // The wills are due in state, and are published when there is room.
+            events.retain(Event::is_essential);
+            apply(&shared.engine, &events).await?;
+        }
     }
     Ok(())
 }
@@ -89,6 +94,8 @@ fn sweep(shared: &Shared) -> Option<Lsn> {
                     shared.fan_out_qos0(&will.message);
                 }
             }
+            // Others that are due may need no room.
+            Some(Err(AppendError::NoSpace { .. })) => {}
             Some(Err(error)) => {
                 tracing::warn!(client = %view.client, %error, "a session's end waits");
                 return last;

@@ -21,7 +21,8 @@ pub const PUBLISHES_SENT: &str = "forebay_mqtt_publishes_sent_total";
 pub const ACKS_SENT: &str = "forebay_mqtt_acks_sent_total";
 /// Counter: final acknowledgements received from subscribers (PUBACK, PUBCOMP).
 pub const ACKS_RECEIVED: &str = "forebay_mqtt_acks_received_total";
-/// Counter: messages that were not sent, by `reason` (`expired`, `too_large`, `live_queue_full`, `router_overrun`).
+/// Counter: messages that were not sent, by `reason` (`expired`, `too_large`, `live_queue_full`, `router_overrun`,
+/// `log_full`).
 pub const DROPPED: &str = "forebay_mqtt_messages_dropped_total";
 /// Counter: restarts of rumqttd's router.
 pub const ROUTER_RESTARTS: &str = "forebay_mqtt_router_restarts_total";

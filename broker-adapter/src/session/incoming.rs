@@ -189,6 +189,13 @@ impl Session {
             Reply::PubRec { id } => {
                 self.write(&Packet::PubRec(Ack::new(id, 0)));
             }
+            Reply::PubAckFull { id } => {
+                self.inbound.answered();
+                self.write(&Packet::PubAck(Ack::new(id, reason::QUOTA_EXCEEDED)));
+            }
+            Reply::PubRecFull { id } => {
+                self.write(&Packet::PubRec(Ack::new(id, reason::QUOTA_EXCEEDED)));
+            }
             Reply::PubComp { id, reason } => {
                 self.write(&Packet::PubComp(Ack::new(id, reason)));
             }

@@ -29,7 +29,7 @@ use crate::metrics::DROPPED;
 pub(crate) use inbound::Inbound;
 pub(crate) use outbound::{InFlight, Outbound, Stage};
 pub(crate) use pending::{Batch, Pending, Reply};
-pub(crate) use requests::{Job, apply};
+pub(crate) use requests::{InEffect, Job, apply};
 pub(crate) use resume::restore;
 
 /// Bytes waiting for the socket beyond which nothing more is delivered.
@@ -192,6 +192,26 @@ impl Session {
             return None;
         }
         Some(std::mem::take(&mut self.batch))
+    }
+
+    /// The log had no room for a batch: what goes on now, and what is kept waiting. MQTT 5 clients are told at once, others wait; QoS 0
+    /// publishes are shed.
+    pub(crate) fn no_space(&mut self, batch: Batch) -> (Batch, Batch) {
+        let parted = batch.part(self.info.version.is_v5());
+        for id in parted.forgotten {
+            self.inbound.release(id);
+        }
+        if parted.shed > 0 {
+            metrics::counter!(DROPPED, "reason" => "log_full").increment(parted.shed);
+        }
+        (parted.essential, parted.waiting)
+    }
+
+    /// Publishes that waited for room are given up with their connection: they were never acknowledged, their client sends them again.
+    pub(crate) fn give_up(&mut self, batch: &Batch) {
+        for id in batch.received_ids() {
+            self.inbound.release(id);
+        }
     }
 
     /// A batch is in the log (or had nothing for it).

@@ -13,6 +13,10 @@ pub(crate) enum Reply {
     PubAck { id: u16 },
     /// PUBREC.
     PubRec { id: u16 },
+    /// PUBACK 0x97: the message is not in the log, there is no room.
+    PubAckFull { id: u16 },
+    /// PUBREC 0x97.
+    PubRecFull { id: u16 },
     /// PUBCOMP, with its reason code.
     PubComp { id: u16, reason: u8 },
     /// PUBREL.
@@ -49,9 +53,77 @@ impl Batch {
         self.events.push(event);
     }
 
+    /// True where all of it may go into the log's reserve.
+    pub(crate) fn is_essential(&self) -> bool {
+        self.events.iter().all(Event::is_essential)
+    }
+
+    /// This batch with another behind it.
+    pub(crate) fn followed_by(mut self, other: Batch) -> Batch {
+        let moved = self.events.len() as u64;
+        self.events.extend(other.events);
+        self.replies.extend(other.replies.into_iter().map(|(reply, event)| (reply, event.map(|index| index + moved))));
+        self
+    }
+
     /// A packet that waits for its turn only.
     pub(crate) fn reply(&mut self, reply: Reply) {
         self.replies.push((reply, None));
+    }
+}
+
+/// A batch that the log had no room for, taken apart.
+#[derive(Debug, Default)]
+pub(crate) struct Parted {
+    /// What may go into the log's reserve, with what needs no record; goes on now.
+    pub(crate) essential: Batch,
+    /// Publishes that wait for room, with their acknowledgements.
+    pub(crate) waiting: Batch,
+    /// QoS 2 packet ids of publishes that were refused.
+    pub(crate) forgotten: Vec<u16>,
+    /// QoS 0 publishes that nobody waits for.
+    pub(crate) shed: u64,
+}
+
+impl Batch {
+    /// Takes a batch apart that the log had no room for. With `refuse` acknowledged publishes are refused instead of kept waiting.
+    pub(crate) fn part(self, refuse: bool) -> Parted {
+        let mut parted = Parted::default();
+        let mut replies = self.replies.into_iter().peekable();
+        for (index, event) in self.events.into_iter().enumerate() {
+            let index = index as u64;
+            // Packets that wait for nothing but their turn and come before this event's.
+            while let Some((reply, None)) = replies.peek() {
+                let to = if parted.waiting.is_empty() { &mut parted.essential } else { &mut parted.waiting };
+                to.replies.push((*reply, None));
+                replies.next();
+            }
+            let reply = replies.next_if(|(_, event)| *event == Some(index)).map(|(reply, _)| reply);
+            match (event.is_essential(), reply) {
+                (true, Some(reply)) => parted.essential.reply_after(event, reply),
+                (true, None) => parted.essential.event(event),
+                (false, None) => parted.shed += 1,
+                (false, Some(Reply::PubAck { id })) if refuse => parted.essential.reply(Reply::PubAckFull { id }),
+                (false, Some(Reply::PubRec { id })) if refuse => {
+                    parted.forgotten.push(id);
+                    parted.essential.reply(Reply::PubRecFull { id });
+                }
+                (false, Some(reply)) => parted.waiting.reply_after(event, reply),
+            }
+        }
+        for (reply, _) in replies {
+            let to = if parted.waiting.is_empty() { &mut parted.essential } else { &mut parted.waiting };
+            to.replies.push((reply, None));
+        }
+        parted
+    }
+
+    /// QoS 2 packet ids whose publishes are in this batch.
+    pub(crate) fn received_ids(&self) -> impl Iterator<Item = u16> {
+        self.replies.iter().filter_map(|(reply, event)| match (reply, event) {
+            (Reply::PubRec { id }, Some(_)) => Some(*id),
+            _ => None,
+        })
     }
 }
 
@@ -104,6 +176,44 @@ mod tests {
 
     fn event() -> Event {
         Event::Released(Released { client: "c".into(), packet_id: 1 })
+    }
+
+    #[test]
+    fn a_batch_without_room_is_parted_into_what_goes_on_what_waits_and_what_is_shed() {
+        let publish = || {
+            Event::Published(forebay_engine::event::Published {
+                message: Default::default(),
+                packet_id: None,
+                epoch: 1,
+            })
+        };
+        let batch = || {
+            let mut batch = Batch::default();
+            batch.reply_after(publish(), Reply::PubAck { id: 1 });
+            batch.event(publish());
+            batch.reply_after(event(), Reply::PubComp { id: 2, reason: 0 });
+            batch.reply_after(publish(), Reply::PubRec { id: 3 });
+            batch.event(event());
+            batch.reply(Reply::PubRec { id: 9 });
+            batch
+        };
+        let waits = batch().part(false);
+        assert_eq!((waits.essential.events.len(), waits.waiting.events.len(), waits.shed), (2, 2, 1));
+        assert_eq!(waits.essential.replies, [(Reply::PubComp { id: 2, reason: 0 }, Some(0))]);
+        let expected =
+            [(Reply::PubAck { id: 1 }, Some(0)), (Reply::PubRec { id: 3 }, Some(1)), (Reply::PubRec { id: 9 }, None)];
+        assert_eq!(waits.waiting.replies, expected);
+        assert_eq!(waits.waiting.received_ids().collect::<Vec<_>>(), [3]);
+        let refused = batch().part(true);
+        assert!(refused.waiting.is_empty());
+        assert_eq!((refused.essential.events.len(), refused.forgotten, refused.shed), (2, vec![3], 1));
+        let expected = [
+            (Reply::PubAckFull { id: 1 }, None),
+            (Reply::PubComp { id: 2, reason: 0 }, Some(0)),
+            (Reply::PubRecFull { id: 3 }, None),
+            (Reply::PubRec { id: 9 }, None),
+        ];
+        assert_eq!(refused.essential.replies, expected);
     }
 
     #[test]

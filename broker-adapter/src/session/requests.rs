@@ -2,6 +2,7 @@
 
 use bytestring::ByteString;
 use forebay_engine::event::{Event, Subscribed, SubscriptionOptions, Unsubscribed};
+use forebay_engine::log::AppendError;
 use forebay_engine::topic::check_filter;
 use forebay_engine::{Engine, QoS};
 use futures_util::future::{BoxFuture, FutureExt};
@@ -105,7 +106,7 @@ impl Session {
     }
 
     /// The work of the oldest change; it resolves when the change is in effect for the engine.
-    pub(crate) fn start_job(&mut self) -> Option<BoxFuture<'static, Result<(), Close>>> {
+    pub(crate) fn start_job(&mut self) -> Option<BoxFuture<'static, Result<InEffect, Close>>> {
         let job = self.jobs.front()?;
         let events = job.events(&self.info);
         let filters: Vec<_> = job.add.iter().map(|(filter, _)| filter.clone()).collect();
@@ -122,9 +123,20 @@ impl Session {
         Some(work.boxed())
     }
 
-    /// The oldest change is in effect: live messages follow it, and whoever asked is answered.
-    pub(crate) fn finish_job(&mut self) {
-        let Some(job) = self.jobs.pop_front() else { return };
+    /// The oldest change is in effect, or was refused: live messages follow it, and whoever asked is answered.
+    pub(crate) fn finish_job(&mut self, in_effect: InEffect) {
+        let Some(mut job) = self.jobs.pop_front() else { return };
+        if in_effect == InEffect::NoSpace {
+            tracing::warn!(client = %self.info.client, filters = job.add.len(), "subscriptions are refused: the log has no room");
+            let v5 = self.info.version.is_v5();
+            let code = if v5 { reason::QUOTA_EXCEEDED } else { reason::UNSPECIFIED_ERROR };
+            if let AskedBy::Client(ack) = &mut job.asked_by
+                && let Packet::SubAck(ack) = &mut **ack
+            {
+                ack.codes.iter_mut().filter(|granted| **granted < reason::UNSPECIFIED_ERROR).for_each(|c| *c = code);
+            }
+            job.add.clear();
+        }
         for (filter, options) in job.add {
             self.shared.subscribe_live(&filter, &self.inbox, options);
             self.subscriptions.insert(filter, options);
@@ -144,15 +156,32 @@ impl Session {
     }
 }
 
-/// Appends events and waits until they are durable and state includes them.
-pub(crate) async fn apply(engine: &Engine, events: &[Event]) -> Result<(), Close> {
+/// What became of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InEffect {
+    /// It is durable and in state.
+    Yes,
+    /// The log has no room: nothing of it was appended.
+    NoSpace,
+}
+
+/// Appends events and waits until they are durable and state includes them. Does not wait for room on a full disk.
+pub(crate) async fn apply(engine: &Engine, events: &[Event]) -> Result<InEffect, Close> {
     if events.is_empty() {
-        return Ok(());
+        return Ok(InEffect::Yes);
     }
     let stopped = |error: &dyn std::fmt::Display| {
         tracing::error!(%error, "a session change could not be logged");
         Close::log_stopped()
     };
-    let appended = engine.append_wait(events).await.map_err(|error| stopped(&error))?;
-    engine.applied(appended.last).await.map_err(|error| stopped(&error))
+    let appended = loop {
+        match engine.append(events) {
+            Ok(appended) => break appended,
+            Err(AppendError::Full { .. }) => engine.wait_room(events).await,
+            Err(AppendError::NoSpace { .. }) => return Ok(InEffect::NoSpace),
+            Err(error) => return Err(stopped(&error)),
+        }
+    };
+    engine.applied(appended.last).await.map_err(|error| stopped(&error))?;
+    Ok(InEffect::Yes)
 }
