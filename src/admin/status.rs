@@ -41,6 +41,9 @@ pub struct LogStatus {
     pub bytes: u64,
     /// What an acknowledgement means: `synced`, `every` or `buffered`.
     pub durability: String,
+    /// Why there is no room for more records, if so.
+    #[serde(default)]
+    pub no_space: Option<String>,
 }
 
 /// A sink.
@@ -199,6 +202,9 @@ impl fmt::Display for Status {
             "log          records {}..{} durable, {} bytes, {}",
             log.first, log.durable_end, log.bytes, log.durability
         )?;
+        if let Some(why) = &log.no_space {
+            writeln!(f, "FULL         {why}; new messages are refused, acknowledgements go on")?;
+        }
         writeln!(f, "recovery     {}", self.recovery)?;
         write!(f, "clients      {} connections, {} sessions", self.connections, self.sessions)?;
         for sink in &self.sinks {

@@ -86,6 +86,10 @@ pub const FIELDS: &[Field] = &[
     number("session.backlog_messages_max", 0, I64, |s| &mut s.session.backlog_messages_max),
     number("session.backlog_bytes_max", 0, I64, |s| &mut s.session.backlog_bytes_max),
     number("session.idle_cursors_max", 0, I64, |s| &mut s.session.idle_cursors_max),
+    field(
+        "log.disk_budget_bytes",
+        Slot::OptionalNumber { min: 4 * MIB, max: I64, place: |s| &mut s.log.disk_budget_bytes },
+    ),
     field("sinks.enabled", Slot::Word { words: &["true", "false"], set: set_sinks, get: sinks }),
     number("sinks.lookup_deadline_ms", 1, 60_000, |s| &mut s.sinks.lookup_deadline_ms),
     number("sinks.request_deadline_ms", 100, 3_600_000, |s| &mut s.sinks.request_deadline_ms),

@@ -119,6 +119,15 @@ fn together(settings: &Settings, faults: &mut Vec<Fault>) {
             settings.mqtt.packet_bytes_max, settings.log.segment_bytes
         ));
     }
+    if let Some(budget) = settings.log.disk_budget_bytes
+        && budget < settings.log.segment_bytes.saturating_mul(4)
+    {
+        fault(format!(
+            "`log.disk_budget_bytes` ({budget}) must be at least four times `log.segment_bytes` ({}): one is written, one is prepared, \
+             one is the reserve, one is there to be read",
+            settings.log.segment_bytes
+        ));
+    }
 }
 
 #[cfg(test)]

@@ -98,6 +98,8 @@ pub struct LogSettings {
     pub retention_age_s: u64,
     /// While the log is smaller than this, nothing is removed for its size, bytes.
     pub retention_bytes: u64,
+    /// What the log, its spare segments and the state beside it may take, bytes; none = what the disk has.
+    pub disk_budget_bytes: Option<u64>,
 }
 
 /// Bounds of one-to-one queues. Beyond them the oldest messages are dropped, and counted.
@@ -211,6 +213,7 @@ impl Default for Settings {
                 quarantine: false,
                 retention_age_s: 7 * 24 * 3600,
                 retention_bytes: 10 * 1024 * MIB,
+                disk_budget_bytes: None,
             },
             queue: QueueSettings { messages_max: 1_000_000, bytes_max: 1024 * MIB },
             session: SessionSettings {

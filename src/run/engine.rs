@@ -34,6 +34,7 @@ pub fn options(settings: &Settings, rules: &RuleSource, node: u16) -> EngineOpti
         idle_cursors_max: settings.session.idle_cursors_max,
     };
     options.log.segment_bytes = settings.log.segment_bytes;
+    options.log.disk_budget = settings.log.disk_budget_bytes;
     options.log.queue_bytes_max = size(settings.log.queue_bytes_max);
     options.log.tail_cache_bytes = size(settings.log.tail_cache_bytes);
     // A record is a packet, decoded, with the publisher's name and address beside it.

@@ -125,6 +125,7 @@ impl Control for Arc<Stack> {
                 durable_end: self.engine.durable_end().0,
                 bytes: folder_bytes(&self.log_dir()),
                 durability: engine::durability_name(&self.facts.settings).to_owned(),
+                no_space: self.engine.log().no_space().map(|why| why.to_string()),
             },
             connections: self.broker.connections(),
             sessions: self.engine.sessions().len() as u64,
