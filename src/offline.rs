@@ -4,12 +4,11 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use forebay_engine::disk::RealDisk;
-use forebay_engine::log::{self, ReadError};
+use forebay_engine::log::{self, Item, ReadError};
 use forebay_engine::{Engine, Lsn};
 
 use crate::admin::status::{Cursor, RecordRow, SegmentRow};
 use crate::config::{Settings, node};
-use crate::datadir::Lock;
 use crate::exit::{Exit, Failure};
 use crate::run::{RuleSource, engine};
 
@@ -67,25 +66,33 @@ pub fn each_record(settings: &Settings, from: u64, limit: u64, show: &mut dyn Fn
     })
 }
 
-/// Reads every byte of the log.
+/// Shows the segments with at most `limit` records from `from` on byte by byte, one JSON object a line: headers, records, gaps, seals, and what
+/// does not read. The caller holds the folder's lock.
 ///
 /// # Errors
-/// Where something is damaged ([`Exit::Damaged`]) or can't be read.
-pub fn verify(lock: &Lock, _settings: &Settings) -> Result<String, Failure> {
-    let dir = lock.join("log");
-    let report = log::verify(&RealDisk, &dir).map_err(|source| Failure::new(Exit::Failure, source.to_string()))?;
-    if !report.is_sound() {
-        let lines: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
-        return Err(Failure::new(Exit::Damaged, lines.join("\n")));
+/// Where a file can't be read; [`Exit::Damaged`] at the end where something does not read.
+pub fn each_item(settings: &Settings, from: u64, limit: u64, show: &mut dyn FnMut(String)) -> Result<(), Failure> {
+    let (mut left, mut damaged) = (limit, 0);
+    let visited = log::dump_items(&RealDisk, &settings.data.join("log"), Lsn(from), &mut |file, item| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        match &item {
+            // Gaps and seals are shown, but are no records.
+            Item::Frame(frame) if frame.kind < 128 && frame.lsn.0 < from => return ControlFlow::Continue(()),
+            Item::Frame(frame) if frame.kind < 128 => left = left.saturating_sub(1),
+            Item::Damage { .. } => damaged += 1,
+            _ => {}
+        }
+        show(item.to_json(&name));
+        if left > 0 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    match visited {
+        Err(ReadError::Io { file, source }) => Err(Failure::io(file.display(), &source)),
+        Err(source) => Err(Failure::new(Exit::Damaged, source.to_string())),
+        Ok(()) if damaged > 0 => {
+            Err(Failure::new(Exit::Damaged, format!("{damaged} damaged places; `forebay log verify` shows them")))
+        }
+        Ok(()) => Ok(()),
     }
-    let records: u64 = report.segments.iter().map(|segment| segment.records).sum();
-    let bytes: u64 = report.segments.iter().map(|segment| segment.used).sum();
-    let count = report.segments.len();
-    let mut text = format!("log {} is sound: {records} records in {count} segments, {bytes} bytes", report.log_id);
-    if report.decision == Some(log::Decision::Cut) {
-        text.push_str("; the next start cuts a torn tail that was never acknowledged");
-    }
-    Ok(text)
 }
 
 /// All cursors, by opening the engine as a start would (its lock is taken, recovery runs, nothing is appended).

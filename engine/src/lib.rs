@@ -86,6 +86,7 @@ pub mod disk;
 pub mod engine;
 pub mod event;
 pub mod ids;
+mod json;
 pub mod log;
 pub mod metrics;
 #[allow(

@@ -38,6 +38,8 @@ pub const LOG_NO_SPACE: &str = "forebay_log_no_space_state";
 pub const LOG_REFUSED_TOTAL: &str = "forebay_log_refused_appends_total";
 /// Counter, messages: messages that a sink was passed by and did not store, because the log had no room. Labels `sink`, `reason`.
 pub const DROPPED_RECORDS: &str = "forebay_sink_dropped_records_total";
+/// Counter, records: records lost to damage that readers passed, once for each reader.
+pub const LOG_DAMAGE_GAP_RECORDS_TOTAL: &str = "forebay_log_damage_gap_records_total";
 
 /// Counter: times the state index was unusable and rebuilt from checkpoint and log.
 pub const STATE_REBUILDS: &str = "forebay_state_rebuilds_total";

@@ -155,8 +155,20 @@ fn a_crash_at_any_step_of_a_trim_leaves_a_log_that_opens_with_everything_above_t
                 assert_eq!(log.first(), trimmed.first, "step {step} seed {seed}: a finished trim was undone");
             }
             check(&log, durable, &format!("step {step} seed {seed}"));
+            // The note of where the log begins stays, so that a first segment that is lost is told from one that was trimmed.
+            let first = log.first();
             drop(log);
-            assert!(disk.open(Path::new("/log/trim.intent"), forebay_engine::disk::OpenHow::Read).is_err());
+            disk.kill();
+            let mut files = disk.list(Path::new("/log")).unwrap();
+            files.retain(|file| file.extension().is_some_and(|e| e == "seg"));
+            files.sort();
+            disk.remove(&files[0]).unwrap();
+            match open(&disk) {
+                Err(OpenError::MissingFirst { expected, file, .. }) => {
+                    assert_eq!((expected, file), (first, files[1].clone()), "step {step} seed {seed}");
+                }
+                other => panic!("step {step} seed {seed}: {other:?}"),
+            }
         }
     }
 }

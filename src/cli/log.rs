@@ -1,10 +1,12 @@
 //! `forebay log …` and `forebay cursor ls`: from the running server, or from the data folder where none runs.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use crate::admin::client::Client;
 use crate::admin::status::{Cursor, RecordRow, SegmentRow};
-use crate::cli::{CursorCommand, LogCommand, Options, check};
+use crate::cli::{CursorCommand, LogCommand, Options, check, damage};
 use crate::datadir;
 use crate::exit::{Exit, Failure};
 use crate::offline;
@@ -35,27 +37,37 @@ pub fn run(options: &Options, what: &LogCommand) -> Result<(), Failure> {
                 Some(server) => dump_online(server, *from, *limit, options.json)?,
                 None => {
                     let lock = datadir::lock(&settings.data)?;
-                    let mut show = |row: RecordRow| print_rows(&[row], options.json);
-                    offline::each_record(&settings, *from, *limit, &mut show)?;
+                    if options.json {
+                        offline::each_item(&settings, *from, *limit, &mut |line| println!("{line}"))?;
+                    } else {
+                        let mut show = |row: RecordRow| print_rows(&[row], false);
+                        offline::each_record(&settings, *from, *limit, &mut show)?;
+                    }
                     drop(lock);
                 }
             }
         }
         LogCommand::Verify => {
-            if server.is_some() {
-                let text = format!("{} is in use by a running server: stop it, then verify", settings.data.display());
-                return Err(Failure::new(Exit::Locked, text));
-            }
-            let lock = datadir::lock(&settings.data)?;
-            let report = offline::verify(&lock, &settings)?;
-            if options.json {
-                println!("{}", serde_json::json!({ "ok": true, "report": report }));
-            } else {
-                println!("{report}");
-            }
+            stopped(server.as_ref(), &settings.data, "verify")?;
+            damage::verify(&settings, options.json)?;
+        }
+        LogCommand::Repair { apply } => {
+            stopped(server.as_ref(), &settings.data, "repair")?;
+            damage::repair(&settings, *apply, options.json)?;
         }
     }
     Ok(())
+}
+
+/// These need every file for themselves.
+fn stopped(server: Option<&Client>, data: &Path, what: &str) -> Result<(), Failure> {
+    match server {
+        None => Ok(()),
+        Some(_) => {
+            let text = format!("{} is in use by a running server: stop it, then {what}", data.display());
+            Err(Failure::new(Exit::Locked, text))
+        }
+    }
 }
 
 fn dump_online(server: &Client, from: u64, limit: u64, json: bool) -> Result<(), Failure> {

@@ -9,6 +9,7 @@ use crate::config::Overrides;
 
 pub mod admin;
 pub mod check;
+pub mod damage;
 pub mod log;
 
 /// A durable log between an MQTT broker and its databases.
@@ -116,7 +117,7 @@ pub enum Command {
 pub enum LogCommand {
     /// The segments.
     Ls,
-    /// Records as text, or one JSON object a line.
+    /// Records as text; with --json, and the server stopped, every byte of the segments as one JSON object a line.
     Dump {
         /// First record.
         #[arg(long, value_name = "LSN", default_value_t = 1)]
@@ -127,6 +128,13 @@ pub enum LogCommand {
     },
     /// Reads every byte and says what is damaged. The server must be stopped.
     Verify,
+    /// Shows what is to be done about damage: what reads is kept, what does not becomes a gap. Changes nothing without
+    /// --apply. The server must be stopped.
+    Repair {
+        /// Does it. Every file that is changed is kept as it was, as `*.damaged`.
+        #[arg(long)]
+        apply: bool,
+    },
 }
 
 /// `forebay cursor …`

@@ -5,6 +5,7 @@
 
 mod bounds;
 pub mod codec;
+mod json;
 mod message;
 
 use bytes::Bytes;

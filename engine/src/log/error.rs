@@ -55,7 +55,9 @@ pub enum ReadError {
         first: Lsn,
     },
     /// The bytes there are damaged.
-    #[error("{file}: damaged at byte {at} (record {lsn}): {what}; run `forebay log verify`")]
+    #[error(
+        "{file}: damaged at byte {at} (record {lsn}): {what}; stop the server, then `forebay log verify` shows all damage and `forebay log repair` keeps what reads"
+    )]
     Corrupt {
         /// File.
         file: PathBuf,
@@ -114,7 +116,9 @@ pub enum OpenError {
         known: u32,
     },
     /// A segment belongs to another log.
-    #[error("{file}: belongs to log {found}, this is log {expected}; move it out of the folder")]
+    #[error(
+        "{file}: belongs to log {found}, this is log {expected}; move it out of the folder, or let `forebay log repair` set it aside"
+    )]
     ForeignSegment {
         /// File.
         file: PathBuf,
@@ -124,16 +128,46 @@ pub enum OpenError {
         expected: String,
     },
     /// A segment is not there.
-    #[error("after {after} a segment that begins with record {expected} is missing; put it back from a backup")]
+    #[error(
+        "after {after} a segment that begins with record {expected} is missing; put it back from a backup, or run `forebay log repair`, which puts a gap in its place"
+    )]
     MissingSegment {
         /// The segment before the hole.
         after: PathBuf,
         /// First record of the one that is missing.
         expected: Lsn,
     },
+    /// The first segment is not there.
+    #[error(
+        "{file} begins with record {found}, but the log begins with record {expected}: the segments before it are missing; put them back from a backup, or run `forebay log repair`, which puts a gap in their place"
+    )]
+    MissingFirst {
+        /// The first segment there is.
+        file: PathBuf,
+        /// Where the log begins.
+        expected: Lsn,
+        /// Where the file begins.
+        found: Lsn,
+    },
+    /// The log is said to begin behind its last segment.
+    #[error(
+        "{file} says that the log begins with record {floor}, and no segment begins there: it is of another log or segments are missing. Nothing was changed. Put the segments back, or move the file out of the folder"
+    )]
+    FloorBeyond {
+        /// The file that says so.
+        file: PathBuf,
+        /// Where the log is said to begin.
+        floor: Lsn,
+    },
+    /// A repair was interrupted.
+    #[error("{file}: left over from an interrupted repair; run `forebay log repair --apply` again")]
+    RepairUnfinished {
+        /// File.
+        file: PathBuf,
+    },
     /// Bytes that had been synced are damaged.
     #[error(
-        "{file}: damaged at byte {at} (record {lsn}): {what}; nothing was changed. `forebay log verify` shows more. Put the file back from a backup, or open with the damage policy `quarantine`, which keeps a copy of the file and goes on with what reads (last segment only)"
+        "{file}: damaged at byte {at} (record {lsn}): {what}; nothing was changed. `forebay log verify` shows all of it. Put the file back from a backup, or run `forebay log repair`, which keeps a copy of it and every record that reads"
     )]
     Damaged {
         /// File.

@@ -20,6 +20,9 @@ use crate::ids::Lsn;
 pub(crate) const HEADER: usize = 32;
 /// The LSN jumps ahead: the body is the next LSN (u64).
 pub(crate) const KIND_GAP: u8 = 128;
+/// Why numbers were skipped, the ninth byte of a gap's body: they were lost to damage. Without it, or with 0, they were never given out or never
+/// told durable.
+pub(crate) const GAP_DAMAGE: u8 = 1;
 /// The segment ends here; see `segment::Seal`.
 pub(crate) const KIND_SEAL: u8 = 129;
 /// Written in a weaker durability level than `synced`.
@@ -68,7 +71,7 @@ pub(crate) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk::<8>()?))
 }
 
-fn checksum(seed: u32, bytes: &[u8]) -> u32 {
+pub(crate) fn checksum(seed: u32, bytes: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new_with_initial(seed);
     hasher.update(bytes);
     hasher.finalize()

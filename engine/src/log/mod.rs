@@ -42,7 +42,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod anatomy;
+mod aside;
 mod core;
+mod dump;
 mod error;
 mod frame;
 pub(crate) mod fuzzing;
@@ -54,16 +57,20 @@ mod placed;
 mod plan;
 mod reader;
 mod recovery;
+mod repair;
 mod residue;
 mod room;
 mod scan;
+mod search;
 mod segment;
 mod slice;
 mod spare;
+mod survey;
 mod tail;
 mod trim;
 mod wake;
 pub(crate) mod watermark;
+mod window;
 mod writer;
 
 use std::future::Future;
@@ -82,13 +89,15 @@ use crate::ids::Lsn;
 
 pub(crate) use frame::{u32_at, u64_at};
 
+pub use dump::{FrameItem, HeaderItem, Item, dump, dump_items};
 pub use error::{AppendError, DurableError, NotDurable, OpenError, ReadError, TrimError};
-pub use inspect::{SegmentReport, VerifyReport, dump, verify};
+pub use inspect::{Damage, Progress, SegmentReport, VerifyReport, verify, verify_with};
 pub use options::{Durability, LogOptions, OnDamage, Priority};
 pub(crate) use placed::{Extent, Place};
-pub use plan::{Decision, Facts, Tail, plan};
+pub use plan::{Decision, Facts, Head, Joint, Place as SegmentPlace, Reason, Tail, plan};
 pub use reader::Reader;
 pub use recovery::RecoveryReport;
+pub use repair::{Action, Kept, RepairReport, RepairStep, repair};
 pub(crate) use residue::{Residue, ResidueFile};
 pub use residue::{ResidueReport, verify_residue};
 pub(crate) use spare::fill;

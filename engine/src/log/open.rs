@@ -91,7 +91,8 @@ fn assemble(
     let (segment, tail) = match (open_tail, segments.last_key_value()) {
         (Some(tail), Some((_, segment))) => (segment.clone(), tail),
         _ => {
-            let header = Header { log_id, first: next, created_us: clock.now_us(), weak: options.durability.is_weak() };
+            let weak = options.durability.is_weak();
+            let header = Header { log_id, first: next, created_us: clock.now_us(), weak, reused: false, bytes: 0 };
             prepare(&spares, &disk, &options, used(&segments), Spares::has_ordinary)?;
             let made = spares.take(&disk).and_then(|spare| install(&disk, &options.dir, &spare, header));
             let (segment, file) = made.map_err(OpenError::io("creating a segment in", &options.dir))?;

@@ -9,11 +9,13 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::Record;
 use super::core::Core;
 use super::error::{NotDurable, ReadError};
-use super::frame::{self, Decoded, Frame, HEADER, KIND_GAP};
+use super::frame::{self, Decoded, Frame, GAP_DAMAGE, HEADER, KIND_GAP};
 use super::placed::Place;
+use super::search::search;
 use super::segment::Segment;
 use super::tail::CachedGroup;
 use super::watermark::WaitDurable;
+use super::window::{Lies, Window};
 use crate::disk::DiskFile;
 use crate::ids::Lsn;
 
@@ -174,6 +176,7 @@ impl Reader {
         while count < max_records && bytes < max_bytes.max(1) && self.position < end {
             let Some((frame, data)) = self.step()? else { continue };
             if frame.kind >= KIND_GAP {
+                self.passed(&frame, &data);
                 continue;
             }
             bytes += frame.size();
@@ -190,6 +193,16 @@ impl Reader {
     /// Where the frame given last lies.
     pub(super) fn place(&self) -> Place {
         self.place
+    }
+
+    /// Counts and names the records that damage has cost, where a repair has put a gap in their place.
+    fn passed(&self, frame: &Frame, data: &[u8]) {
+        let next = frame::next_after(frame, data);
+        if frame.kind == KIND_GAP && data.get(HEADER + 8) == Some(&GAP_DAMAGE) {
+            let lost = next.0.saturating_sub(frame.lsn.0);
+            metrics::counter!(crate::metrics::LOG_DAMAGE_GAP_RECORDS_TOTAL).increment(lost);
+            tracing::warn!(from = frame.lsn.0, to = next.0, lost, "a reader passes records that were lost to damage");
+        }
     }
 
     /// One frame at or after the position; `None` when the source has to change.
@@ -279,21 +292,39 @@ impl Reader {
     }
 }
 
-/// Covers a segment that was written by an earlier run, on first use. Damage ends the index; the read that comes to it reports it.
+/// Covers a segment that was written by an earlier run, on first use. What is behind damage gets an entry of its own, so that who wants that
+/// does not come to the damage; the read that does reports it.
 fn build_index(segment: &Segment, file: &Arc<dyn DiskFile>) {
     if segment.index_is_complete() {
         return;
     }
-    let (next, at) = (segment.first(), super::segment::SEGMENT_HEADER as u64);
-    let mut walk = FrameWalk::new(file.clone(), segment.seed, next, at, segment.end());
+    let from = |lsn, at| FrameWalk::new(file.clone(), segment.seed, lsn, at, segment.end());
+    let mut walk = from(segment.first(), super::segment::SEGMENT_HEADER as u64);
     loop {
         let (lsn, at) = (walk.next, walk.at);
-        if !matches!(walk.step(), Ok(Some(_))) {
-            break;
+        match walk.step() {
+            Ok(Some(_)) => segment.note(lsn, at),
+            Ok(None) | Err(WalkError::Io(_)) => break,
+            Err(WalkError::Damaged(_)) => match behind_damage(&**file, segment.seed, walk.at, walk.next) {
+                Ok(Some((lsn, at))) if at < segment.end() => {
+                    segment.note_always(lsn, at);
+                    walk = from(lsn, at);
+                }
+                _ => break,
+            },
         }
-        segment.note(lsn, at);
     }
     segment.set_index_complete();
+}
+
+/// The first frame at or behind a place that does not read, with a number from `floor` on.
+fn behind_damage(file: &dyn DiskFile, seed: u32, at: u64, floor: Lsn) -> std::io::Result<Option<(Lsn, u64)>> {
+    let mut window = Window::new(file)?;
+    let Some(place) = search(&mut window, at, seed, floor)?.frame else { return Ok(None) };
+    match window.frame(place, seed)? {
+        Lies::Frame(frame, _) => Ok(Some((frame.lsn, place))),
+        Lies::End | Lies::Bad(_) => Ok(None),
+    }
 }
 
 /// The record of a frame, whose bytes `body` are.

@@ -4,16 +4,19 @@
 //! the page cache only (the process was killed before its sync, or a sync failed): they are written again and synced before anybody
 //! may read them or is told that they are durable. Bytes of a torn group behind the cut are zeroed, so that they can never join a later group.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::OpenError;
 use super::options::LogOptions;
-use super::plan::{Decision, Facts, Tail, plan};
-use super::scan::{Scan, read_all, scan};
-use super::segment::{FORMAT, Header, HeaderFault, SEGMENT_HEADER, Seal, Segment, hex, parse_name};
-use super::{spare, trim};
+use super::plan::{Decision, Place, Reason, plan};
+use super::scan::{Scan, scan};
+use super::segment::{Header, Segment};
+use super::survey::{Sighting, Survey, survey};
+use super::trim::Floor;
+use super::window::Window;
+use super::{aside, spare, trim};
 use crate::disk::{Disk, DiskFile, OpenHow};
 use crate::ids::Lsn;
 
@@ -84,38 +87,74 @@ pub(crate) fn recover(
     if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         disk.sync_dir(parent).map_err(OpenError::io("syncing", parent))?;
     }
-    report.trimmed = trim::finish(disk, dir).map_err(OpenError::io("finishing an interrupted trim in", dir))?;
-    let (names, spares) = sort_out(disk, options)?;
+    let Survey { log_id, floor, floor_beyond, mut segments, trimmed, unfinished } =
+        survey(disk, dir).map_err(OpenError::io("looking at", dir))?;
+    if let Some(file) = unfinished.into_iter().next() {
+        return Err(OpenError::RepairUnfinished { file });
+    }
+    if let Some(floor) = floor_beyond {
+        return Err(OpenError::FloorBeyond { file: dir.join(trim::INTENT), floor });
+    }
+    let mut found =
+        Recovered { log_id: options.log_id, segments: Vec::new(), spares: Vec::new(), tail: None, jump: None };
+    if floor == Floor::Unreadable {
+        tracing::warn!(dir = %dir.display(), "trim.intent does not read; whether the log's first segments are missing can't be told until it is trimmed again");
+    }
+    let mut last = segments.pop();
+    for at in 0..segments.len() {
+        refuse(&mut segments, at, Place::Older, log_id)?;
+    }
+    let before = segments.last().map(|segment| segment.path.clone());
+    if let Some(segment) = &mut last {
+        if let Some(reason) = segment.refused(Place::Last) {
+            return Err(segment.error(reason, before.as_deref(), log_id));
+        }
+        found.log_id = log_id;
+    }
+    // Nothing was changed up to here. Segments below the floor and what a crash left half made go only from a folder that opens.
+    let looked = last.as_ref().map(|last| look_at_last(disk, options, last)).transpose()?;
+    trim::finish(disk, dir, &trimmed).map_err(OpenError::io("finishing an interrupted trim in", dir))?;
+    report.trimmed = trimmed.len();
+    found.spares = sort_out(disk, options)?;
     // A process that was killed, or whose sync failed, may have left a segment whose name is in memory only: what is appended to it now
     // is told durable, and would be gone with the name.
     disk.sync_dir(dir).map_err(OpenError::io("syncing", dir))?;
-    let mut found = Recovered { log_id: options.log_id, segments: Vec::new(), spares, tail: None, jump: None };
-    let Some((last, older)) = names.split_last() else {
-        report.created = true;
-        return Ok(found);
-    };
-    found.log_id = None;
-    for path in older {
-        let (file, header) = open_segment(disk, path, OpenHow::Read, &mut found.log_id)?;
-        check_follows(&found.segments, path, &header)?;
-        found.segments.push(sealed_segment(path, &*file, header)?);
+    found.segments.extend(segments.into_iter().filter_map(older));
+    match (last, looked) {
+        (Some(last), Some(looked)) => recover_last(disk, options, &last, looked, &mut found, report)?,
+        _ => {
+            report.created = true;
+            if floor == Floor::None {
+                trim::write_intent(disk, dir, Lsn::FIRST)
+                    .map_err(OpenError::io("noting where the log begins in", dir))?;
+            }
+        }
     }
-    let (file, header) = open_segment(disk, last, OpenHow::Write, &mut found.log_id)?;
-    check_follows(&found.segments, last, &header)?;
-    recover_last(disk, options, (last, file, header), &mut found, report)?;
     Ok(found)
 }
 
-/// The segments in order, and usable spare files. Files that a crash left half made are removed; files of others are left alone.
-fn sort_out(disk: &dyn Disk, options: &LogOptions) -> Result<(Vec<PathBuf>, Vec<PathBuf>), OpenError> {
+/// An error where the table refuses an older segment.
+fn refuse(segments: &mut [Sighting], at: usize, place: Place, log_id: Option<[u8; 16]>) -> Result<(), OpenError> {
+    let before = at.checked_sub(1).and_then(|before| segments.get(before)).map(|before| before.path.clone());
+    let Some(segment) = segments.get_mut(at) else { return Ok(()) };
+    match segment.refused(place) {
+        Some(reason) => Err(segment.error(reason, before.as_deref(), log_id)),
+        None => Ok(()),
+    }
+}
+
+/// A segment that the table keeps: it has its header and its seal.
+fn older(seen: Sighting) -> Option<Segment> {
+    let (header, seal) = (seen.header?, seen.seal?);
+    Some(Segment::new(seen.path, header, seen.len, seal.at, seal.next))
+}
+
+/// Usable spare files. Files that a crash left half made are removed; files of others are left alone.
+fn sort_out(disk: &dyn Disk, options: &LogOptions) -> Result<Vec<PathBuf>, OpenError> {
     let dir = &options.dir;
-    let (mut names, mut spares) = (Vec::new(), Vec::new());
+    let mut spares = Vec::new();
     for path in disk.list(dir).map_err(OpenError::io("listing", dir))? {
         let remove = match path.extension().and_then(|e| e.to_str()) {
-            Some("seg") if parse_name(&path).is_some() => {
-                names.push(path.clone());
-                false
-            }
             Some("spare") => {
                 let fits = disk
                     .open(&path, OpenHow::Read)
@@ -135,122 +174,73 @@ fn sort_out(disk: &dyn Disk, options: &LogOptions) -> Result<(Vec<PathBuf>, Vec<
             disk.remove(&path).map_err(OpenError::io("removing", &path))?;
         }
     }
-    names.sort();
-    Ok((names, spares))
+    Ok(spares)
 }
 
-/// Opens a segment and checks that it is one of this log. The first one tells the log's identity.
-pub(crate) fn open_segment(
-    disk: &dyn Disk,
-    path: &Path,
-    how: OpenHow,
-    log_id: &mut Option<[u8; 16]>,
-) -> Result<(Arc<dyn DiskFile>, Header), OpenError> {
-    let file: Arc<dyn DiskFile> = Arc::from(disk.open(path, how).map_err(OpenError::io("opening", path))?);
-    let mut bytes = [0; SEGMENT_HEADER];
-    let n = file.read_at(&mut bytes, 0).map_err(OpenError::io("reading", path))?;
-    let damaged = |what: &str| OpenError::Damaged {
-        file: path.to_owned(),
-        at: 0,
-        lsn: parse_name(path).unwrap_or_default(),
-        what: what.to_owned(),
-    };
-    let header = match Header::decode(bytes.get(..n).unwrap_or_default()) {
-        Ok(header) => header,
-        Err(HeaderFault::Newer(version)) => {
-            return Err(OpenError::NewerFormat { file: path.to_owned(), version, known: FORMAT });
-        }
-        Err(HeaderFault::Damaged(what)) => return Err(damaged(what)),
-    };
-    let expected = log_id.get_or_insert(header.log_id);
-    if *expected != header.log_id {
-        let (found, expected) = (hex(&header.log_id), hex(expected));
-        return Err(OpenError::ForeignSegment { file: path.to_owned(), found, expected });
-    }
-    if parse_name(path) != Some(header.first) {
-        return Err(damaged("the file's name is not that of its first record"));
-    }
-    Ok((file, header))
+/// The last segment, looked at and decided about.
+struct Looked {
+    file: Arc<dyn DiskFile>,
+    header: Header,
+    look: Scan,
+    decision: Decision,
 }
 
-/// A segment must begin where the one before it ends.
-fn check_follows(segments: &[Segment], path: &Path, header: &Header) -> Result<(), OpenError> {
-    match segments.last() {
-        Some(before) if before.next() < header.first => {
-            Err(OpenError::MissingSegment { after: before.path.clone(), expected: before.next() })
-        }
-        Some(before) if before.next() > header.first => Err(OpenError::Damaged {
-            file: path.to_owned(),
-            at: 0,
-            lsn: before.next(),
-            what: format!("begins with record {} that the segment before it holds already", header.first),
-        }),
-        _ => Ok(()),
+fn look_at_last(disk: &dyn Disk, options: &LogOptions, seen: &Sighting) -> Result<Looked, OpenError> {
+    let path = &seen.path;
+    let file = seen.open(disk, OpenHow::Write)?;
+    let reading = || OpenError::io("reading", path);
+    // The table has refused a segment without a header before.
+    let header = seen.header.ok_or_else(|| reading()(std::io::ErrorKind::InvalidData.into()))?;
+    let mut window = Window::new(&*file).map_err(reading())?;
+    let look = scan(&mut window, &header, seen.seal).map_err(reading())?;
+    let facts = seen.facts(Place::Last, options.on_damage, Some(&look));
+    let (decision, reason) = plan(&facts);
+    tracing::debug!(?facts, ?decision, ?reason, file = %path.display(), "recovering the log's last segment");
+    if decision == Decision::Refuse {
+        let (file, at, lsn) = (path.clone(), look.end, look.next);
+        let what = if reason == Reason::CutShort { reason.what() } else { look.what };
+        return Err(OpenError::Damaged { file, at, lsn, what: what.to_owned() });
     }
-}
-
-/// A segment before the last one must have its seal: it was synced before the next one was begun.
-fn sealed_segment(path: &Path, file: &dyn DiskFile, header: Header) -> Result<Segment, OpenError> {
-    let len = file.len().map_err(OpenError::io("reading", path))?;
-    match Seal::find(file, &header).map_err(OpenError::io("reading", path))? {
-        Some(seal) => Ok(Segment::new(path.to_owned(), header, len, seal.at, seal.next)),
-        None => Err(OpenError::Damaged {
-            file: path.to_owned(),
-            at: len,
-            lsn: header.first,
-            what: "the seal at its end does not read".to_owned(),
-        }),
-    }
+    Ok(Looked { file, header, look, decision })
 }
 
 fn recover_last(
     disk: &dyn Disk,
     options: &LogOptions,
-    (path, file, header): (&PathBuf, Arc<dyn DiskFile>, Header),
+    seen: &Sighting,
+    looked: Looked,
     found: &mut Recovered,
     report: &mut RecoveryReport,
 ) -> Result<(), OpenError> {
-    let seal = Seal::find(&*file, &header).map_err(OpenError::io("reading", path))?;
-    let bytes = read_all(&*file).map_err(OpenError::io("reading", path))?;
-    let look = scan(&bytes, &header, seal);
-    let facts = Facts { sealed: look.sealed, tail: look.tail, policy: options.on_damage };
-    let decision = plan(&facts);
-    tracing::debug!(?facts, ?decision, file = %path.display(), "recovering the log's last segment");
+    let (path, Looked { file, header, look, decision }) = (&seen.path, looked);
     match decision {
-        Decision::Refuse => {
-            return Err(OpenError::Damaged {
-                file: path.clone(),
-                at: look.end,
-                lsn: look.next,
-                what: look.what.to_owned(),
-            });
-        }
         Decision::Quarantine => {
-            report.quarantined = Some(set_aside(disk, options, path, &bytes)?);
-            found.jump = Some(look.beyond.max(seal.map_or(Lsn::NONE, |seal| seal.next)).max(look.next));
+            let copy = aside::copy(disk, path, &*file);
+            report.quarantined = Some(copy.map_err(OpenError::io("copying the damaged segment", path))?.path);
+            found.jump = Some(look.beyond.max(seen.seal.map_or(Lsn::NONE, |seal| seal.next)).max(look.next));
         }
         Decision::Cut => {
             report.cut_bytes = look.own_end.saturating_sub(look.end);
             report.cut_at = Some((path.clone(), look.end));
         }
-        Decision::Keep => {}
+        Decision::Keep | Decision::Refuse | Decision::Remove => {}
     }
     let sealed = look.sealed && decision == Decision::Keep;
     report.clean = sealed;
-    let mut len = bytes.len() as u64;
+    let mut len = seen.len;
     if !sealed {
         len = len.max(options.segment_bytes);
         report.rewritten_bytes =
-            settle(&*file, &bytes, &look, decision, len).map_err(OpenError::io("rewriting the tail of", path))?;
-        if look.weak {
+            settle(&*file, &look, seen.len, len).map_err(OpenError::io("rewriting the tail of", path))?;
+        if look.weak || seen.is_short() {
             // Numbers of records that never reached the disk may have been given out: as many as this file had room for.
-            let lost = (len.saturating_sub(look.end)) / super::frame::HEADER as u64 + 1;
+            let lost = (len.max(header.bytes).saturating_sub(look.end)) / super::frame::HEADER as u64 + 1;
             found.jump = found.jump.max(Some(look.next.plus(lost)));
         }
     }
     if sealed {
         // Its process may have been killed between the seal's write and its sync, and the next segment says that it is there.
-        reseal(&*file, &bytes, &look).map_err(OpenError::io("syncing the seal of", path))?;
+        reseal(&*file, &look, seen.len).map_err(OpenError::io("syncing the seal of", path))?;
     }
     report.tail_records = look.count;
     let segment = Segment::new(path.clone(), header, len, look.end, look.next);
@@ -273,44 +263,19 @@ fn recover_last(
 }
 
 /// Makes the tail trustworthy: frames not proven to be synced are written again, what is cut is zeroed, and all of it is synced.
-fn settle(file: &dyn DiskFile, bytes: &[u8], look: &Scan, decision: Decision, len: u64) -> std::io::Result<u64> {
-    let unproven = bytes.get(look.proven as usize..look.end as usize).unwrap_or_default();
-    if !unproven.is_empty() {
-        file.write_all_at(unproven, look.proven)?;
-    }
-    if decision != Decision::Keep || look.tail != Tail::End {
-        spare::fill(file, look.end, look.own_end.max(look.end))?;
-    }
-    let short = (bytes.len() as u64) < len;
-    if short {
-        spare::fill(file, bytes.len() as u64, len)?;
-    }
+fn settle(file: &dyn DiskFile, look: &Scan, was: u64, len: u64) -> std::io::Result<u64> {
+    let mut window = Window::new(file)?;
+    window.pieces(look.proven, look.end, &mut |at, bytes| file.write_all_at(bytes, at))?;
+    spare::fill(file, look.end, look.own_end)?;
+    spare::fill(file, was, len)?;
     file.sync_data()?;
-    Ok(unproven.len() as u64)
+    Ok(look.end.saturating_sub(look.proven))
 }
 
 /// Makes a seal that was found durable. Pages of a failed sync count as clean: they are written again.
-fn reseal(file: &dyn DiskFile, bytes: &[u8], look: &Scan) -> std::io::Result<()> {
-    file.write_all_at(bytes.get(look.proven as usize..).unwrap_or_default(), look.proven)?;
-    file.set_len(bytes.len() as u64)?;
+fn reseal(file: &dyn DiskFile, look: &Scan, len: u64) -> std::io::Result<()> {
+    let mut window = Window::new(file)?;
+    window.pieces(look.proven, len, &mut |at, bytes| file.write_all_at(bytes, at))?;
+    file.set_len(len)?;
     file.sync_data()
-}
-
-/// Copies a damaged segment to a name of its own, durably.
-fn set_aside(disk: &dyn Disk, options: &LogOptions, path: &Path, bytes: &[u8]) -> Result<PathBuf, OpenError> {
-    let mut copy = path.with_extension("damaged");
-    for n in 1.. {
-        if disk.open(&copy, OpenHow::Read).is_err() {
-            break;
-        }
-        copy = path.with_extension(format!("{n}.damaged"));
-    }
-    let write = || {
-        let file = disk.open(&copy, OpenHow::Create)?;
-        file.write_all_at(bytes, 0)?;
-        file.sync_data()?;
-        disk.sync_dir(&options.dir)
-    };
-    write().map_err(OpenError::io("copying the damaged segment to", &copy))?;
-    Ok(copy)
 }

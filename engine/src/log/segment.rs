@@ -1,10 +1,10 @@
 //! One segment file: its header, its seal, and what is known of it in memory.
 //!
 //! ```text
-//!  0         8     12    16            32          40           48       60   64
-//! +---------+-----+-----+-------------+-----------+------------+--------+----+--------+--------+- -
-//! | FOREBLOG| ver |flags|   log id    | first lsn | created_us |  zeros | crc| frame  | frame  |
-//! +---------+-----+-----+-------------+-----------+------------+--------+----+--------+--------+- -
+//!  0         8     12    16            32          40           48       56   60   64
+//! +---------+-----+-----+-------------+-----------+------------+--------+----+----+--------+--------+- -
+//! | FOREBLOG| ver |flags|   log id    | first lsn | created_us | length |  0 | crc| frame  | frame  |
+//! +---------+-----+-----+-------------+-----------+------------+--------+----+----+--------+--------+- -
 //! ```
 //!
 //! The header is synced before the file gets its name (first LSN, 20 digits, `.seg`), so a segment whose header does not read is
@@ -26,7 +26,9 @@ use std::sync::{Arc, OnceLock};
 use bytes::BytesMut;
 use parking_lot::Mutex;
 
-use super::frame::{self, Decoded, Frame, HEADER, KIND_SEAL, u32_at, u64_at};
+use super::frame::{self, Frame, HEADER, KIND_SEAL, u32_at, u64_at};
+use super::plan::Head;
+use super::window::{Lies, Window};
 use crate::disk::{Disk, DiskFile, OpenHow};
 use crate::ids::Lsn;
 
@@ -41,6 +43,7 @@ const TRAILER: usize = 16;
 const MAGIC: &[u8; 8] = b"FOREBLOG";
 const SEAL_MAGIC: &[u8; 8] = b"FBAYSEAL";
 const FLAG_WEAK: u32 = 1;
+const FLAG_REUSED: u32 = 2;
 /// One entry of the sparse index for so many bytes.
 const INDEX_STEP: u64 = 64 << 10;
 
@@ -52,13 +55,17 @@ pub(crate) struct Header {
     pub created_us: u64,
     /// Written in a weaker durability level: numbers given out may be missing after a crash.
     pub weak: bool,
+    /// The file had a former life: bytes behind the last frame may be of that. Otherwise they are zeros.
+    pub reused: bool,
+    /// Length of the file in bytes when it became a segment. Only a seal ends it earlier.
+    pub bytes: u64,
 }
 
 /// Why a header does not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HeaderFault {
     Newer(u32),
-    Damaged(&'static str),
+    Damaged(Head),
 }
 
 impl Header {
@@ -66,10 +73,12 @@ impl Header {
         let mut out = BytesMut::with_capacity(SEGMENT_HEADER);
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&FORMAT.to_le_bytes());
-        out.extend_from_slice(&(if self.weak { FLAG_WEAK } else { 0 }).to_le_bytes());
+        let flags = if self.weak { FLAG_WEAK } else { 0 } | if self.reused { FLAG_REUSED } else { 0 };
+        out.extend_from_slice(&flags.to_le_bytes());
         out.extend_from_slice(&self.log_id);
         out.extend_from_slice(&self.first.0.to_le_bytes());
         out.extend_from_slice(&self.created_us.to_le_bytes());
+        out.extend_from_slice(&self.bytes.to_le_bytes());
         out.resize(SEGMENT_HEADER - 4, 0);
         let crc = crc32fast::hash(&out);
         out.extend_from_slice(&crc.to_le_bytes());
@@ -77,27 +86,36 @@ impl Header {
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Header, HeaderFault> {
-        let bytes = bytes.first_chunk::<SEGMENT_HEADER>().ok_or(HeaderFault::Damaged("shorter than its header"))?;
+        let Some(bytes) = bytes.first_chunk::<SEGMENT_HEADER>() else {
+            return Err(HeaderFault::Damaged(if bytes.is_empty() { Head::Empty } else { Head::Short }));
+        };
         if !bytes.starts_with(MAGIC) {
-            return Err(HeaderFault::Damaged("not a segment (magic)"));
+            return Err(HeaderFault::Damaged(Head::NotASegment));
         }
-        let version = u32_at(bytes, 8).unwrap_or(0);
-        // The version comes before the checksum: a newer format may have put that elsewhere.
-        if version > FORMAT {
+        let (version, crc) = (u32_at(bytes, 8).unwrap_or(0), u32_at(bytes, SEGMENT_HEADER - 4));
+        let mut covered = *bytes;
+        if let Some(place) = covered.get_mut(8..12) {
+            place.copy_from_slice(&FORMAT.to_le_bytes());
+        }
+        let of_this_format = crc == covered.get(..SEGMENT_HEADER - 4).map(crc32fast::hash);
+        // The version comes before the checksum: a newer format may have put that elsewhere. But where all else is as this format has it,
+        // the version is what is damaged.
+        if version > FORMAT && !of_this_format {
             return Err(HeaderFault::Newer(version));
         }
-        let covered = bytes.get(..SEGMENT_HEADER - 4).unwrap_or_default();
-        if version != FORMAT || u32_at(bytes, SEGMENT_HEADER - 4) != Some(crc32fast::hash(covered)) {
-            return Err(HeaderFault::Damaged("header checksum does not match"));
+        if version != FORMAT || !of_this_format {
+            return Err(HeaderFault::Damaged(Head::Checksum));
         }
         let header = Header {
             log_id: bytes.get(16..).and_then(|b| b.first_chunk::<16>()).copied().unwrap_or_default(),
             first: Lsn(u64_at(bytes, 32).unwrap_or(0)),
             created_us: u64_at(bytes, 40).unwrap_or(0),
             weak: u32_at(bytes, 12).unwrap_or(0) & FLAG_WEAK != 0,
+            reused: u32_at(bytes, 12).unwrap_or(0) & FLAG_REUSED != 0,
+            bytes: u64_at(bytes, 48).unwrap_or(0),
         };
         if header.first.0 > frame::NUMBER_MAX || header.created_us > frame::NUMBER_MAX {
-            return Err(HeaderFault::Damaged("a number or a time that no log reaches"));
+            return Err(HeaderFault::Damaged(Head::Impossible));
         }
         Ok(header)
     }
@@ -146,40 +164,32 @@ impl Seal {
         frame::encode(out, header.seed(), &frame, &body);
     }
 
-    /// Reads a seal's frame that lies at `at`.
-    pub fn decode(frame: &Frame, body: &[u8], at: u64) -> Option<Seal> {
-        if frame.kind != KIND_SEAL || !body.ends_with(SEAL_MAGIC) || body.len() < SEAL_MIN - HEADER {
-            return None;
+    /// Reads the seal whose frame lies at `at`, wherever the file ends.
+    pub fn at(window: &mut Window<'_>, header: &Header, at: u64) -> io::Result<Option<Seal>> {
+        let Lies::Frame(frame, _) = window.frame(at, header.seed())? else { return Ok(None) };
+        if frame.kind != KIND_SEAL || frame.size() < SEAL_MIN {
+            return Ok(None);
         }
-        Some(Seal {
-            at,
-            count: u64_at(body, 0)?,
-            last: Lsn(u64_at(body, 16)?),
-            next: frame.lsn,
-            time_us: frame.time_us,
-        })
+        let body = window.bytes(at + HEADER as u64, 24)?;
+        let (count, last) = (u64_at(body, 0).unwrap_or(0), u64_at(body, 16).unwrap_or(0));
+        Ok(Some(Seal { at, count, last: Lsn(last), next: frame.lsn, time_us: frame.time_us }))
     }
 
     /// Looks for the seal from the end of the file.
-    pub fn find(file: &dyn DiskFile, header: &Header) -> io::Result<Option<Seal>> {
-        let len = file.len()?;
-        let mut trailer = [0; TRAILER];
-        if len < (SEGMENT_HEADER + SEAL_MIN) as u64 || file.read_at(&mut trailer, len - TRAILER as u64)? < TRAILER {
+    pub fn find(window: &mut Window<'_>, header: &Header) -> io::Result<Option<Seal>> {
+        let len = window.len();
+        if len < (SEGMENT_HEADER + SEAL_MIN) as u64 {
             return Ok(None);
         }
-        let Some(at) = u64_at(&trailer, 0) else { return Ok(None) };
+        let trailer = window.bytes(len - TRAILER as u64, TRAILER)?;
+        let at = u64_at(trailer, 0).unwrap_or(0);
         let fits = at >= SEGMENT_HEADER as u64 && at <= len - SEAL_MIN as u64;
-        if !trailer.ends_with(SEAL_MAGIC) || !fits {
+        if !trailer.get(..TRAILER).is_some_and(|trailer| trailer.ends_with(SEAL_MAGIC)) || !fits {
             return Ok(None);
         }
-        let mut bytes = vec![0; (len - at) as usize];
-        if file.read_at(&mut bytes, at)? < bytes.len() {
-            return Ok(None);
-        }
-        Ok(match frame::decode(&bytes, header.seed()) {
-            Decoded::Frame(frame) => Seal::decode(&frame, frame::body_of(&bytes, &frame), at),
-            _ => None,
-        })
+        let Some(length) = u32_at(window.bytes(at, HEADER)?, 4) else { return Ok(None) };
+        // It reaches exactly to the end.
+        if at + HEADER as u64 + u64::from(length) != len { Ok(None) } else { Seal::at(window, header, at) }
     }
 }
 
@@ -279,6 +289,11 @@ impl Segment {
         }
     }
 
+    /// Notes where a frame behind damage begins.
+    pub fn note_always(&self, lsn: Lsn, at: u64) {
+        self.index.lock().places.push((lsn, at));
+    }
+
     pub fn index_is_complete(&self) -> bool {
         self.index.lock().complete
     }
@@ -301,7 +316,8 @@ mod tests {
 
     #[test]
     fn a_header_reads_back_and_no_flipped_byte_passes() {
-        let header = Header { log_id: [7; 16], first: Lsn(123), created_us: 99, weak: true };
+        let header =
+            Header { log_id: [7; 16], first: Lsn(123), created_us: 99, weak: true, reused: true, bytes: 1 << 16 };
         let bytes = header.encode();
         assert_eq!(Header::decode(&bytes), Ok(header));
         for at in 0..bytes.len() {
@@ -312,10 +328,16 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_format_is_told_from_damage() {
-        let mut bytes = Header { log_id: [7; 16], first: Lsn(1), created_us: 0, weak: false }.encode();
+    fn a_newer_format_is_told_from_a_damaged_version() {
+        let header = Header { log_id: [7; 16], first: Lsn(1), created_us: 0, weak: false, reused: false, bytes: 0 };
+        let mut bytes = header.encode();
         bytes[8] = 2;
+        assert_eq!(Header::decode(&bytes), Err(HeaderFault::Damaged(Head::Checksum)));
+        let crc = crc32fast::hash(&bytes[..SEGMENT_HEADER - 4]);
+        bytes[SEGMENT_HEADER - 4..].copy_from_slice(&crc.to_le_bytes());
         assert_eq!(Header::decode(&bytes), Err(HeaderFault::Newer(2)));
+        bytes[20] ^= 1;
+        assert_eq!(Header::decode(&bytes), Err(HeaderFault::Newer(2)), "its checksum may lie elsewhere");
     }
 
     #[test]

@@ -364,14 +364,18 @@ pub(crate) fn fill(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<()> {
 }
 
 /// Makes a spare file the segment of `header`: header, sync, name, folder sync, in this order, so that a segment's name always stands
-/// for a readable header.
+/// for a readable header. Whether the file had a former life is seen from its first bytes; that and its length are noted in the header.
 pub(crate) fn install(
     disk: &dyn Disk,
     dir: &Path,
     spare: &Path,
-    header: Header,
+    mut header: Header,
 ) -> io::Result<(Segment, Arc<dyn DiskFile>)> {
     let file = disk.open(spare, OpenHow::Write)?;
+    let mut former = [0; SEGMENT_HEADER];
+    file.read_at(&mut former, 0)?;
+    header.reused = former != [0; SEGMENT_HEADER];
+    header.bytes = file.len()?;
     file.write_all_at(&header.encode(), 0)?;
     file.sync_data()?;
     drop(file);

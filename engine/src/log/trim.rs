@@ -1,12 +1,13 @@
 //! Trimming: whole segments below the floor go away.
 //!
-//! The steps, each safe to crash after: the floor is written to `trim.intent` and synced; segments are unlinked or become spares; the folder is
-//! synced; the intent is removed. Opening finishes a trim whose intent is there, so a folder change that came through while an earlier one
-//! did not can never look like a missing segment. On a disk without room for the intent each removal is synced before the next, from the
-//! oldest on.
+//! The steps, each safe to crash after: the floor is written to `trim.intent` (under another name first, so that it is there whole or not at
+//! all) and synced; segments are unlinked or become spares; the folder is synced. Opening finishes a trim, so a folder change
+//! that came through while an earlier one did not can never look like a missing segment. The file stays: it tells where the log begins, so that
+//! a first segment that is missing is told from one that was trimmed. On a disk without
+//! room for the note it is removed, and each removal of a segment is synced before the next, from the oldest on.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -14,12 +15,11 @@ use super::core::Core;
 use super::error::TrimError;
 use super::frame::u64_at;
 use super::scan::read_all;
-use super::segment::parse_name;
 use crate::disk::{Disk, OpenHow, is_no_space};
 use crate::ids::Lsn;
 use crate::metrics;
 
-const INTENT: &str = "trim.intent";
+pub(crate) const INTENT: &str = "trim.intent";
 const MAGIC: &[u8; 8] = b"FBAYTRIM";
 
 /// What a trim did.
@@ -64,8 +64,12 @@ pub(crate) fn trim_to(core: &Core, floor: Lsn) -> Result<Trimmed, TrimError> {
         let dir = &core.options.dir;
         let with_intent = match write_intent(&**disk, dir, first) {
             Ok(()) => true,
-            // No room even for that. Then each removal is made durable before the next: what is left never has a hole either.
-            Err(e) if is_no_space(&e) => false,
+            // No room even for that. Then no note is better than an old one, and each removal is made durable before the next: what is left
+            // never has a hole either.
+            Err(e) if is_no_space(&e) => {
+                forget_intent(&**disk, dir)?;
+                false
+            }
             Err(e) => return Err(e),
         };
         while let Some(segment) = leaving.first() {
@@ -84,11 +88,7 @@ pub(crate) fn trim_to(core: &Core, floor: Lsn) -> Result<Trimmed, TrimError> {
             done.segments += 1;
             done.bytes += len;
         }
-        disk.sync_dir(dir)?;
-        match disk.remove(&dir.join(INTENT)) {
-            Err(e) if with_intent || e.kind() != io::ErrorKind::NotFound => Err(e),
-            _ => Ok(()),
-        }
+        disk.sync_dir(dir)
     };
     let result = act();
     core.trimmed_some();
@@ -96,13 +96,27 @@ pub(crate) fn trim_to(core: &Core, floor: Lsn) -> Result<Trimmed, TrimError> {
     result.map(|()| done).map_err(error)
 }
 
-fn write_intent(disk: &dyn Disk, dir: &Path, floor: Lsn) -> io::Result<()> {
+/// Writes the floor. Durable when it returns.
+pub(crate) fn write_intent(disk: &dyn Disk, dir: &Path, floor: Lsn) -> io::Result<()> {
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&floor.0.to_le_bytes());
     bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
-    let file = disk.open(&dir.join(INTENT), OpenHow::Create)?;
+    let making = dir.join("trim.making");
+    let file = disk.open(&making, OpenHow::Create)?;
     file.write_all_at(&bytes, 0)?;
     file.sync_data()?;
+    drop(file);
+    disk.rename(&making, &dir.join(INTENT))?;
+    disk.sync_dir(dir)
+}
+
+fn forget_intent(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    for name in ["trim.making", INTENT] {
+        match disk.remove(&dir.join(name)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
     disk.sync_dir(dir)
 }
 
@@ -113,38 +127,36 @@ fn parse_intent(bytes: &[u8]) -> Option<Lsn> {
     valid.then(|| u64_at(covered, 8).map(Lsn)).flatten()
 }
 
-/// Finishes a trim that a crash interrupted. An intent that does not read was not synced: nothing had been removed for it. One whose
-/// floor lies behind the beginning of the last segment is refused: no trim writes it.
-pub(crate) fn finish(disk: &dyn Disk, dir: &Path) -> io::Result<usize> {
-    let path = dir.join(INTENT);
-    let intent = match disk.open(&path, OpenHow::Read) {
-        Ok(file) => parse_intent(&read_all(&*file)?),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
-        Err(e) => return Err(e),
-    };
-    let mut removed = 0;
-    if let Some(floor) = intent {
-        let files = disk.list(dir)?;
-        let last = files.iter().filter_map(|file| parse_name(file)).max();
-        if last.is_some_and(|last| last < floor) {
-            // A trim never takes the segment that is written to. Going on would empty the folder and begin the numbers anew.
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!(
-                    "{} removes everything below record {floor}, and no segment begins there: it is of another log or segments \
-                     are missing. Nothing was changed. Put the segments back, or move the file out of the folder",
-                    path.display()
-                ),
-            ));
-        }
-        for file in files {
-            if parse_name(&file).is_some_and(|first| first < floor) {
-                disk.remove(&file)?;
-                removed += 1;
-            }
-        }
-        disk.sync_dir(dir)?;
+/// Where the log begins, as its last trim noted it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Floor {
+    /// There is no note: the disk was full at the last trim.
+    None,
+    At(Lsn),
+    /// There is a note and it does not read. The next trim writes it anew.
+    Unreadable,
+}
+
+impl Floor {
+    /// The segment of this name was to be trimmed.
+    pub fn is_above(self, first: Option<Lsn>) -> bool {
+        matches!((self, first), (Floor::At(floor), Some(first)) if first < floor)
     }
-    disk.remove(&path)?;
-    Ok(removed)
+}
+
+/// Reads the floor.
+pub(crate) fn read_floor(disk: &dyn Disk, dir: &Path) -> io::Result<Floor> {
+    match disk.open(&dir.join(INTENT), OpenHow::Read) {
+        Ok(file) => Ok(parse_intent(&read_all(&*file)?).map_or(Floor::Unreadable, Floor::At)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Floor::None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Finishes a trim that a crash interrupted: removes what was on its list.
+pub(crate) fn finish(disk: &dyn Disk, dir: &Path, listed: &[PathBuf]) -> io::Result<()> {
+    for file in listed {
+        disk.remove(file)?;
+    }
+    if listed.is_empty() { Ok(()) } else { disk.sync_dir(dir) }
 }

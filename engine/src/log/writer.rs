@@ -133,6 +133,8 @@ impl Writer {
         seal.encode(&mut bytes, &self.segment.header, end);
         self.file.write_all_at(&bytes, self.at)?;
         if end != self.capacity() {
+            // The seal first: a file that is shorter than it was made and has no seal is damaged, and no crash may leave one.
+            self.file.sync_data()?;
             self.file.set_len(end)?;
             self.segment.file_len.store(end, Ordering::Relaxed);
         }
@@ -176,6 +178,8 @@ impl Writer {
             first,
             created_us: core.clock.now_us(),
             weak: core.options.durability.is_weak(),
+            reused: false,
+            bytes: 0,
         };
         let spare = core.spares.take(&core.disk)?;
         let (segment, file) = loop {
