@@ -1,7 +1,7 @@
 //! `cargo xtask fuzz`: every target for some seconds under libFuzzer, with its seeds and the corpus of earlier runs.
 //!
 //! The instrumentation that libFuzzer needs is in the stable compiler; only the address sanitizer is not. It is off by default:
-//! the project has no `unsafe` code, and without it twice as many inputs run. `--sanitizer address` turns it on by
+//! no target reaches `unsafe` code of the project, and without it twice as many inputs run. `--sanitizer address` turns it on by
 //! `RUSTC_BOOTSTRAP=1`, so that no second toolchain is needed.
 
 mod output;
