@@ -4,8 +4,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use forebay_engine::disk::RealDisk;
+use forebay_engine::event::codec::KIND_PUBLISHED;
 use forebay_engine::log::{self, Item, ReadError};
-use forebay_engine::{Engine, Lsn};
+use forebay_engine::{Engine, Lsn, MsgId};
 
 use crate::admin::status::{Cursor, RecordRow, SegmentRow};
 use crate::config::{Settings, node};
@@ -67,11 +68,13 @@ pub fn each_record(settings: &Settings, from: u64, limit: u64, show: &mut dyn Fn
 }
 
 /// Shows the segments with at most `limit` records from `from` on byte by byte, one JSON object a line: headers, records, gaps, seals, and what
-/// does not read. The caller holds the folder's lock.
+/// does not read. A message has its msgid beside it. The caller holds the folder's lock.
 ///
 /// # Errors
 /// Where a file can't be read; [`Exit::Damaged`] at the end where something does not read.
 pub fn each_item(settings: &Settings, from: u64, limit: u64, show: &mut dyn FnMut(String)) -> Result<(), Failure> {
+    let node = node::number(&settings.data, &settings.node.name, settings.node.number)
+        .map_err(|source| Failure::io(settings.data.join("node").display(), &source))?;
     let (mut left, mut damaged) = (limit, 0);
     let visited = log::dump_items(&RealDisk, &settings.data.join("log"), Lsn(from), &mut |file, item| {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
@@ -82,7 +85,15 @@ pub fn each_item(settings: &Settings, from: u64, limit: u64, show: &mut dyn FnMu
             Item::Damage { .. } => damaged += 1,
             _ => {}
         }
-        show(item.to_json(&name));
+        let mut line = item.to_json(&name);
+        if let Item::Frame(frame) = &item
+            && frame.kind == KIND_PUBLISHED
+            && line.pop() == Some('}')
+        {
+            let msgid = MsgId::new(frame.time_us, node, frame.lsn);
+            line.push_str(&format!(",\"msgid\":\"{msgid}\"}}"));
+        }
+        show(line);
         if left > 0 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
     match visited {

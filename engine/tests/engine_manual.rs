@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use common::{message, published, rules};
 use forebay_engine::clock::SteppedClock;
-use forebay_engine::disk::{Disk, ForgettingDisk};
+use forebay_engine::delivery::AttachOptions;
+use forebay_engine::disk::{Disk, Fault, FaultKind, ForgettingDisk, Operation};
+use forebay_engine::event::{Event, QoS, SessionOpened, Subscribed, SubscriptionOptions};
 use forebay_engine::simulation::{ForgettingStore, Manual};
 use forebay_engine::{Engine, EngineOptions, OpenError, OpenReport, StateSource};
 
@@ -106,4 +108,58 @@ fn a_crash_brings_state_back_from_the_index_a_checkpoint_or_the_log() {
         sources.push(report.state);
     }
     assert!(sources.contains(&StateSource::Index) && sources.contains(&StateSource::Checkpoint), "{sources:?}");
+}
+
+fn opened(epoch: u64, resumed: bool) -> Event {
+    let (client, expiry_s) = ("c".into(), 3600);
+    Event::SessionOpened(SessionOpened {
+        client,
+        epoch,
+        resumed,
+        expiry_s,
+        will: None,
+        username: "".into(),
+        peer: "".into(),
+    })
+}
+
+fn subscribed(epoch: u64, filter: &str) -> Event {
+    let options = SubscriptionOptions::of_qos(QoS::AtLeastOnce);
+    Event::Subscribed(Subscribed { client: "c".into(), epoch, filter: filter.into(), options, by_proxy: false })
+}
+
+#[test]
+fn a_read_error_that_passes_leaves_no_queue_and_no_inbox_waiting() {
+    let (disk, store) = (ForgettingDisk::new(), ForgettingStore::new());
+    let (engine, mut manual, _) = open(&disk, &store).unwrap();
+    let epoch = engine.next_epoch();
+    engine.append(&[opened(epoch, false), subscribed(epoch, "queue/a"), subscribed(epoch, "plain")]).unwrap();
+    engine.append(&[published(message("queue/a", "one", 1)), published(message("plain", "two", 1))]).unwrap();
+    manual.write();
+    manual.apply(100).unwrap();
+    assert!(manual.close(&engine, 1000));
+    drop(engine);
+
+    let clock = Arc::new(SteppedClock::new(5_000_000));
+    let (engine, mut manual, _) = open_at(&disk, &store, Arc::clone(&clock)).unwrap();
+    let epoch = engine.next_epoch();
+    engine.append(&[opened(epoch, true)]).unwrap();
+    manual.write();
+    manual.apply(100).unwrap();
+    for nth in 1..=8 {
+        disk.inject(Fault { operation: Operation::Read, nth, kind: FaultKind::Io });
+    }
+    let mut mailbox = engine.attach(&AttachOptions { client: "c".into(), epoch, window: 10, in_flight: vec![] });
+    let mut got = Vec::new();
+    while manual.deliver() {}
+    mailbox.take(10, &mut got);
+    assert!(got.is_empty(), "nothing can be read yet: {got:?}");
+    for _ in 0..20 {
+        clock.advance_us(60_000_000);
+        while manual.deliver() {}
+    }
+    mailbox.take(10, &mut got);
+    let mut payloads: Vec<_> = got.iter().map(|d| d.message.payload.clone()).collect();
+    payloads.sort();
+    assert_eq!(payloads, ["one", "two"]);
 }

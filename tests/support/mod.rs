@@ -166,12 +166,19 @@ impl Server {
             .collect()
     }
 
-    /// The messages in the log, from the offline command: the server must be stopped.
+    /// The messages in the log (msgid, topic, payload), from the offline command: the server must be stopped.
     pub fn logged(&self) -> Vec<serde_json::Value> {
         self.ask(&["log", "dump", "--json", "--limit", "1000000000"])
             .lines()
             .map(|row| serde_json::from_str::<serde_json::Value>(row).unwrap())
-            .filter(|row| row["kind"] == "published")
+            .filter(|row| row["event_kind"] == "published")
+            .map(|row| {
+                let message = &row["event"]["message"];
+                let hex = message["payload"].as_str().unwrap().as_bytes();
+                let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+                let payload = String::from_utf8(hex.chunks(2).map(byte).collect()).unwrap();
+                serde_json::json!({ "msgid": row["msgid"], "topic": message["topic"], "payload": payload })
+            })
             .collect()
     }
 }

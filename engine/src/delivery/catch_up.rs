@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::hub::Hub;
 use super::inbox::{Inbox, Offer};
-use super::worker::stored;
+use super::worker::{Work, stored};
 use crate::event::codec::{KIND_PUBLISHED, published_topic};
 use crate::ids::Lsn;
 use crate::log::{ReadError, Reader, Record};
@@ -77,8 +77,13 @@ struct Chunk {
 
 /// Does a turn for an inbox. True when it wants more.
 pub(super) fn fill(hub: &Hub, inbox: &Arc<Inbox>) -> bool {
-    if find_newest(hub, inbox) {
-        return true;
+    match find_newest(hub, inbox) {
+        Newer::Nothing => {}
+        Newer::More => return true,
+        Newer::Later => {
+            hub.try_again(Work::Fill(Arc::clone(inbox)));
+            return false;
+        }
     }
     let Some(turn) = begin(hub, inbox) else { return false };
     let (from, generation) = (turn.pos, turn.generation);
@@ -90,8 +95,8 @@ pub(super) fn fill(hub: &Hub, inbox: &Arc<Inbox>) -> bool {
         // Trimmed while it was read: the next turn looks for what was carried out of it.
         Err(ReadError::Trimmed { .. }) => return true,
         Err(error) => {
-            tracing::error!(client = %inbox.client, lsn = from.0, %error, "stored messages can't be read; this connection waits for them");
-            inbox.state.lock().filling = false;
+            tracing::error!(client = %inbox.client, lsn = from.0, %error, "stored messages can't be read; this connection waits for them, and it is tried again");
+            hub.try_again(Work::Fill(Arc::clone(inbox)));
             return false;
         }
     };
@@ -330,25 +335,39 @@ fn offer(
     true
 }
 
-/// Goes on with finding where the newest messages of a new position begin, so that they are then given oldest first. True when there
-/// was something to find.
-fn find_newest(hub: &Hub, inbox: &Inbox) -> bool {
+/// What looking for the newest messages came to.
+enum Newer {
+    /// There is none to look for.
+    Nothing,
+    /// Look on.
+    More,
+    /// A read failed: try again.
+    Later,
+}
+
+/// Goes on with finding where the newest messages of a new position begin, so that they are then given oldest first.
+fn find_newest(hub: &Hub, inbox: &Inbox) -> Newer {
     let mut newest = {
         let mut state = inbox.state.lock();
         if state.closed {
-            return false;
+            return Newer::Nothing;
         }
         match state.newest.take() {
             Some(newest) => newest,
             None => {
                 let unresolved = state.filters.iter().find_map(|f| f.newest.map(|n| (f, n)));
-                let Some((f, n)) = unresolved else { return false };
+                let Some((f, n)) = unresolved else { return Newer::Nothing };
                 Box::new(Newest::new(f.sub.filter.clone(), f.from, f.qos0_until, n))
             }
         }
     };
     let counted = match newest.turn(&hub.postings, &hub.log) {
         Ok(None) | Err(ReadError::Trimmed { .. }) => None,
+        Err(error @ ReadError::Io { .. }) => {
+            tracing::error!(filter = %newest.filter(), %error, "the newest stored messages can't be found; it is tried again");
+            inbox.state.lock().newest = Some(newest);
+            return Newer::Later;
+        }
         Ok(Some(counted)) => Some((counted.begin, counted.skipped)),
         Err(error) => {
             tracing::error!(filter = %newest.filter(), %error, "the newest stored messages can't be found; the subscription begins with what follows");
@@ -358,7 +377,7 @@ fn find_newest(hub: &Hub, inbox: &Inbox) -> bool {
     let mut state = inbox.state.lock();
     let Some((begin, skipped)) = counted else {
         state.newest = Some(newest);
-        return true;
+        return Newer::More;
     };
     metrics::counter!(crate::metrics::OFFLINE_SKIPPED).increment(skipped);
     if let Some(f) = state.filters.get_mut(newest.filter()) {
@@ -366,5 +385,5 @@ fn find_newest(hub: &Hub, inbox: &Inbox) -> bool {
         f.from = f.from.max(begin);
         f.start = f.start.max(begin);
     }
-    true
+    Newer::More
 }

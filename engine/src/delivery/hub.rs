@@ -44,6 +44,8 @@ pub(crate) struct Hub {
     /// Every record below was offered to all live inboxes. Set after a record was offered to the last of them.
     offered: AtomicU64,
     work: Sender<Work>,
+    /// What the worker could not do because a read failed.
+    failed: Mutex<Vec<Work>>,
     /// [`crate::metrics::DELIVERIES`].
     pub(super) handed_out: Counter,
 }
@@ -69,11 +71,22 @@ impl Hub {
             delivering: AtomicU64::new(0),
             offered: AtomicU64::new(0),
             work,
+            failed: Mutex::default(),
             handed_out: metrics::counter!(crate::metrics::DELIVERIES),
             state,
         };
         hub.rebuild();
         hub
+    }
+
+    /// Notes work that met a read error, for the worker to try again.
+    pub(super) fn try_again(&self, work: Work) {
+        self.failed.lock().push(work);
+    }
+
+    /// What was noted since the last call.
+    pub(super) fn take_failed(&self) -> Vec<Work> {
+        std::mem::take(&mut *self.failed.lock())
     }
 
     /// Derives interest and queues from state.

@@ -14,6 +14,7 @@ mod hub;
 mod inbox;
 mod interest;
 mod queue;
+mod retry;
 #[cfg(test)]
 mod tests;
 mod worker;

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -11,6 +11,7 @@ use bytestring::ByteString;
 use super::catch_up::fill;
 use super::hub::Hub;
 use super::inbox::Inbox;
+use super::retry::Retries;
 use crate::event::codec::KIND_PUBLISHED;
 use crate::event::{Event, Published};
 use crate::ids::Lsn;
@@ -36,28 +37,47 @@ pub(crate) fn run(hub: &Hub, work: &Receiver<Work>) {
     let mut worker = Worker::default();
     loop {
         // While inboxes are behind, new work is taken in between their turns.
-        let next = if worker.is_idle() { work.recv().ok() } else { work.try_recv().ok() };
-        if next.is_none() && worker.is_idle() || !worker.step(hub, next) {
+        let next = if !worker.filling.is_empty() {
+            work.try_recv().ok()
+        } else if let Some(wait) = worker.retries.due_in(hub.clock.now_us()) {
+            match work.recv_timeout(wait) {
+                Ok(next) => Some(next),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        } else {
+            match work.recv() {
+                Ok(next) => Some(next),
+                Err(_) => return,
+            }
+        };
+        if !worker.step(hub, next) {
             return;
         }
     }
 }
 
-/// The connections that are behind, in the order of their turns.
+/// What the worker has to do besides what it is asked.
 #[derive(Debug, Default)]
 pub(crate) struct Worker {
+    /// The connections that are behind, in the order of their turns.
     filling: VecDeque<Arc<Inbox>>,
+    retries: Retries,
 }
 
 impl Worker {
-    /// True when no connection is behind.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.filling.is_empty()
+    /// True when no connection is behind and nothing is due to be tried again.
+    pub(crate) fn is_idle(&self, hub: &Hub) -> bool {
+        self.filling.is_empty() && self.retries.due_in(hub.clock.now_us()).is_none_or(|wait| !wait.is_zero())
     }
 
-    /// Does what is asked, then gives the connection whose turn it is one chunk of the log. False once told to stop.
+    /// Does what is asked, or else what is due to be tried again; then gives the connection whose turn it is one chunk of the log. False
+    /// once told to stop.
     pub(crate) fn step(&mut self, hub: &Hub, next: Option<Work>) -> bool {
-        match next {
+        let now_us = hub.clock.now_us();
+        let retry = if next.is_none() { self.retries.take_due(now_us) } else { None };
+        let again = retry.is_some();
+        match next.or(retry) {
             Some(Work::Stop) => return false,
             Some(Work::Fill(inbox)) => self.filling.push_back(inbox),
             Some(Work::Topic(topic)) => hand_out(hub, &topic),
@@ -70,6 +90,7 @@ impl Worker {
             }
             inbox.wake();
         }
+        self.retries.take_in(hub.take_failed(), again, now_us);
         true
     }
 }
@@ -138,7 +159,8 @@ pub(super) fn hand_out(hub: &Hub, topic: &ByteString) {
                 continue;
             }
             Err(error) => {
-                tracing::error!(lsn = lsn.0, %topic, %error, "a queue message can't be read; its queue waits");
+                tracing::error!(lsn = lsn.0, %topic, %error, "a queue message can't be read; its queue waits, and it is tried again");
+                hub.try_again(Work::Topic(topic.clone()));
                 break;
             }
         };

@@ -111,7 +111,7 @@ impl Manual {
     /// The delivery worker: does what it is asked, and reads one chunk of the log for a connection that is behind.
     pub fn deliver(&mut self) -> bool {
         let next = self.todo.try_recv().ok();
-        if next.is_none() && self.worker.is_idle() {
+        if next.is_none() && self.worker.is_idle(&self.hub) {
             return false;
         }
         self.worker.step(&self.hub, next);

@@ -63,6 +63,12 @@ pub const ALL: &[Described] = &[
         "1 while there is no room for more log segments (full disk or disk budget), else 0",
     ),
     counter(LOG_REFUSED_TOTAL, Unit::Count, "Appends refused because there was no room"),
+    counter(DROPPED_RECORDS, Unit::Count, "Messages that a sink was passed by and did not store, by sink and reason"),
+    counter(
+        LOG_DAMAGE_GAP_RECORDS_TOTAL,
+        Unit::Count,
+        "Records lost to damage that readers passed, once for each reader",
+    ),
     counter(LOG_READ_BYTES, Unit::Bytes, "Bytes that readers asked of the disk"),
     counter(INDEX_WRITTEN, Unit::Count, "Indexes of segments written"),
     counter(INDEX_UNUSABLE, Unit::Count, "Indexes of segments that were damaged or did not fit, and are built anew"),
