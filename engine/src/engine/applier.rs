@@ -178,7 +178,8 @@ impl Applier {
             self.deliver(lsn, time_us, event, change, &mut touched);
             self.hub.set_offered(lsn.next());
         }
-        touched.sort_unstable_by_key(|inbox| Arc::as_ptr(inbox) as usize);
+        // By the connection first: the same log is to be delivered in the same order whenever it is simulated.
+        touched.sort_unstable_by_key(|inbox| (inbox.epoch, Arc::as_ptr(inbox) as usize));
         touched.dedup_by(|a, b| Arc::ptr_eq(a, b));
         for inbox in &touched {
             self.hub.after_change(inbox);
