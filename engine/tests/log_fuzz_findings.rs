@@ -108,3 +108,19 @@ fn a_log_whose_numbers_are_used_up_says_so() {
     assert_eq!(log.end().0, 1 << 62);
     assert_eq!(log.read(forebay_engine::Lsn(6)).unwrap().unwrap().body, "two");
 }
+
+#[test]
+fn a_segment_that_begins_with_the_number_0_is_refused() {
+    let disk = log();
+    let (path, mut bytes) =
+        files(&disk).into_iter().find(|(path, _)| path.extension().is_some_and(|e| e == "seg")).unwrap();
+    for (other, _) in files(&disk) {
+        disk.remove(&other).unwrap();
+    }
+    bytes[32..40].fill(0);
+    let sum = crc32fast::hash(&bytes[..60]);
+    bytes[60..64].copy_from_slice(&sum.to_le_bytes());
+    disk.overwrite(&path.with_file_name("00000000000000000000.seg"), &bytes);
+    let refused = open(&disk, options()).err().map(|error| error.to_string());
+    assert!(refused.is_some_and(|text| text.contains("00000000000000000000.seg")));
+}

@@ -114,7 +114,8 @@ impl Header {
             reused: u32_at(bytes, 12).unwrap_or(0) & FLAG_REUSED != 0,
             bytes: u64_at(bytes, 48).unwrap_or(0),
         };
-        if header.first.0 > frame::NUMBER_MAX || header.created_us > frame::NUMBER_MAX {
+        // No record has the number 0.
+        if header.first == Lsn::NONE || header.first.0 > frame::NUMBER_MAX || header.created_us > frame::NUMBER_MAX {
             return Err(HeaderFault::Damaged(Head::Impossible));
         }
         Ok(header)

@@ -221,7 +221,10 @@ pub fn read(disk: &dyn Disk, file: &Path, log_id: [u8; 16]) -> Result<State, Che
     }
     match u32::from_le_bytes(input.array().map_err(io)?) {
         VERSION => {}
-        version => return Err(CheckpointError::NewerFormat { file: file.to_owned(), version }),
+        version if version > VERSION => {
+            return Err(CheckpointError::NewerFormat { file: file.to_owned(), version });
+        }
+        version => return Err(invalid(format!("there is no checkpoint format {version}"))),
     }
     if input.array::<16>().map_err(io)? != log_id {
         return Err(invalid("it belongs to another log".into()));

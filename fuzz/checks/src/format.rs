@@ -45,7 +45,14 @@ pub fn frame_at(bytes: &[u8], seed: u32) -> Option<Frame> {
         weak: whole[29] & 1 != 0,
         body: whole[FRAME_HEADER..].to_vec(),
     };
-    (frame.kind != 0 && u32_at(whole, 0)? == crc(seed, &whole[4..])).then_some(frame)
+    // Numbers and times end at 2^62; a gap names the number after it, a seal is numbered as what comes next.
+    let next = match frame.kind {
+        128 => u64_at(&frame.body, 0).unwrap_or(0).max(frame.lsn.saturating_add(1)),
+        129 => frame.lsn,
+        _ => frame.lsn.saturating_add(1),
+    };
+    let possible = frame.kind != 0 && next <= 1 << 62 && frame.time_us <= 1 << 62;
+    (possible && u32_at(whole, 0)? == crc(seed, &whole[4..])).then_some(frame)
 }
 
 /// Where the checksums of a segment's frames start from; `None` for bytes that are not a segment of version 1.
