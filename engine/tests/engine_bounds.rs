@@ -47,8 +47,10 @@ fn a_connected_session_on_a_quiet_filter_does_not_hold_the_log() {
     let begun = engine.cursors()[0].2.next;
     let at = engine.log().end();
     churn_until(&engine, || engine.log().first() > at);
+    // In this order: the log may be trimmed further in between.
+    let first = engine.log().first();
     let moved = engine.cursors()[0].2.next;
-    assert!(moved > begun && moved >= engine.log().first(), "{moved} {begun} {}", engine.log().first());
+    assert!(moved > begun && moved >= first, "{moved} {begun} {first}");
     publish(&engine, "a", "still here", 1);
     quiet.expect(&["still here"]);
     quiet.disconnect();
