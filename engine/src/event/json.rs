@@ -1,4 +1,4 @@
-//! Events as JSON, for `log dump`: every field of the byte form by its name in [`codec`](super::codec). Bytes are in hexadecimal.
+//! Events as JSON, for `log dump`: every field of the byte form by its name in [`codec`]. Bytes are in hexadecimal.
 
 use super::*;
 use crate::json::Object;
