@@ -13,7 +13,7 @@ use forebay_engine::{Lsn, Message, QoS, topic};
 
 use crate::dice::Dice;
 use crate::model::Kind;
-use crate::plan::{FILTERS, Op, TOPICS};
+use crate::plan::{FILTERS, Op, TOPICS, Work};
 use crate::world::{Connection, Held, SINK, Trouble, World, broken, name};
 
 impl World {
@@ -326,6 +326,11 @@ impl World {
         let mut out = Vec::new();
         let Some(connection) = self.clients.get_mut(client).and_then(|c| c.connection.as_mut()) else { return Ok(0) };
         connection.mailbox.take(max, &mut out);
+        // Catching up reads what is durable, applied or not; the model knows what was applied.
+        let applied = self.engine()?.applied_end();
+        if out.iter().any(|delivery| delivery.lsn >= applied) {
+            self.work(Work::Apply(usize::MAX))?;
+        }
         for delivery in &out {
             self.say(|| {
                 let retain = if delivery.retain { " retained" } else { "" };
