@@ -128,6 +128,8 @@ async fn a_3_1_1_publisher_waits_and_one_that_leaves_gives_its_place_back() {
     assert!(matches!(waiting.receive().await, Some(Packet::PubAck(ack)) if ack.packet_id == 1));
     back.send(&[packet(1, QoS::ExactlyOnce)]).await;
     assert!(matches!(back.receive().await, Some(Packet::PubRec(ack)) if ack.packet_id == 1));
+    // PUBREC waits for the disk; state takes the record a moment later.
+    server.engine.applied(server.engine.durable_end() - 1).await.unwrap();
     let session = server.engine.session("leaving").unwrap();
     assert_eq!(session.received, [1], "the message is in the log now");
     server.broker.shutdown(PATIENCE).await;
