@@ -12,6 +12,7 @@ use clap::ValueEnum;
 
 use crate::counts::Counter;
 use crate::provision;
+use crate::services;
 use crate::shell;
 
 /// A step of `cargo xtask test`, in running order.
@@ -111,6 +112,7 @@ const ROUNDS: &str = "FOREBAY_TEST_CRASH_ROUNDS";
 
 /// `cargo test` of the workspace, shown as it comes and counted.
 fn workspace_tests(counter: &mut Counter, rounds: u32) -> Result<()> {
+    let _servers = services::ForTests::start()?;
     let mut command = shell::cargo()?;
     command
         .args(["test", "--workspace", "--features", SUITE, "--locked", "--no-fail-fast"])

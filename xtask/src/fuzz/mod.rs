@@ -19,6 +19,7 @@ use clap::{Args, ValueEnum};
 
 use self::output::Progress;
 use crate::shell;
+use forebay_services::packages;
 
 /// What to fuzz, and how.
 #[derive(Debug, Args)]
@@ -122,7 +123,7 @@ fn targets(wanted: &[String]) -> Result<Vec<String>> {
 }
 
 fn places(target: &str) -> Result<Places> {
-    let dir = shell::cache()?.join("fuzz");
+    let dir = packages::cache()?.join("fuzz");
     let places = Places {
         corpus: dir.join("corpus").join(target),
         findings: dir.join("findings").join(target),

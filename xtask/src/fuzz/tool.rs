@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use super::Sanitizer;
 use crate::shell;
+use forebay_services::packages;
 
 /// The version that is installed.
 const VERSION: &str = "0.13.2";
@@ -16,15 +17,17 @@ const VERSION: &str = "0.13.2";
 /// # Errors
 /// Where there is no C++ compiler, or cargo-fuzz can't be built: the message says what to do.
 pub fn provision() -> Result<PathBuf> {
-    if !["c++", "g++", "clang++"].into_iter().any(shell::has_program) && std::env::var_os("CXX").is_none() {
+    if !["c++", "g++", "clang++"].into_iter().any(|name| packages::find(name).is_some())
+        && std::env::var_os("CXX").is_none()
+    {
         bail!("libFuzzer is C++ and there is no C++ compiler: install one (Debian: apt-get install g++) or set CXX");
     }
-    let root = shell::cache()?.join("tools");
+    let root = packages::cache()?.join("tools");
     let own = root.join("bin").join("cargo-fuzz");
     if own.is_file() {
         return Ok(own);
     }
-    if let Some(there) = shell::find_program("cargo-fuzz") {
+    if let Some(there) = packages::find("cargo-fuzz") {
         return Ok(there);
     }
     let mut install = shell::cargo()?;
@@ -58,7 +61,7 @@ pub fn build(tool: &Path, host: &str, sanitizer: Sanitizer) -> Result<PathBuf> {
         Sanitizer::Address => "address",
     };
     // Flags differ, and cargo keeps what was built with one set of them in a folder.
-    let dir = shell::cache()?.join("fuzz").join(format!("target-{name}"));
+    let dir = packages::cache()?.join("fuzz").join(format!("target-{name}"));
     let mut command = shell::command(tool);
     command.args(["fuzz", "build", "--fuzz-dir", "fuzz", "--sanitizer", name, "--target", host]);
     command.env("CARGO_TARGET_DIR", &dir);
