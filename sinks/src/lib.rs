@@ -4,7 +4,7 @@
 //! log. EMQ X `.conf` files and `forebay.toml` become the same [`rule::RuleSet`]; later stages can't tell.
 //!
 //! Order of reading: [`sink`] (what a database's author writes), [`runtime`] (everything else), [`memory`] (the smallest sink),
-//! [`sqlite`] (a real one), [`registry`] (how a configuration becomes running sinks).
+//! [`sqlite`] (a real one; what it shares with the other SQL databases is in [`sql`]), [`registry`] (how a configuration becomes running sinks).
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -12,8 +12,8 @@ pub mod dead_letter;
 #[doc(hidden)]
 pub mod fuzzing;
 #[cfg_attr(
-    not(feature = "sqlite"),
-    allow(dead_code, reason = "a database's lookups use it, and SQLite's are the only ones")
+    not(any(feature = "sqlite", feature = "mysql", feature = "pgsql")),
+    allow(dead_code, reason = "the databases' lookups use it")
 )]
 pub mod lookup;
 pub mod memory;
@@ -23,6 +23,8 @@ pub mod rule;
 pub mod runtime;
 pub mod sink;
 pub mod source;
+#[cfg(any(feature = "sqlite", feature = "mysql", feature = "pgsql"))]
+pub mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 

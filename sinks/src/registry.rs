@@ -1,6 +1,9 @@
 //! From a configuration to running sinks: the one `match` over databases.
 
-#![cfg_attr(not(feature = "sqlite"), allow(unused, reason = "without a driver nothing is started"))]
+#![cfg_attr(
+    not(any(feature = "sqlite", feature = "mysql", feature = "pgsql")),
+    allow(unused, reason = "without a driver nothing is started")
+)]
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +14,7 @@ use std::time::Duration;
 use forebay_engine::Lsn;
 
 use crate::dead_letter::{DeadLetterError, DeadLetters, LetterStore};
-use crate::lookup::{self, Lookups};
+use crate::lookup::{self, Lookup, Lookups};
 use crate::rule::{Database, Location, Pool, RuleSet};
 use crate::runtime::plan::Plan;
 use crate::runtime::{self, ResetError, ResetTo, RuntimeOptions, SinkHandle, SinkStatus};
@@ -200,19 +203,30 @@ fn start_one(
         #[cfg(feature = "sqlite")]
         Database::Sqlite => {
             let config = crate::sqlite::SqliteConfig::from_pool(pool, &options.data_dir, &options.node_name);
-            let failed = |reason: String| StartError::Letters { sink: name.to_owned(), reason };
-            let store = (options.open_letters)(name).map_err(failed)?;
-            let letters = DeadLetters::open(name, store).map_err(|e| failed(e.to_string()))?;
-            let rules = plan.rules().to_vec();
-            let sink = Arc::new(crate::sqlite::SqliteSink::new(config));
-            let handle = Arc::new(runtime::spawn(name, sink.clone(), plan, source.clone(), letters, options.runtime));
-            let entry = lookup::Entry::new(sink, handle.clone(), source.clone(), rules, options.lookup_deadline);
-            Ok((handle, Some(entry)))
+            start_with_lookups(crate::sqlite::SqliteSink::new(config), name, plan, source, options)
         }
         #[cfg(not(feature = "sqlite"))]
         Database::Sqlite => Err(no_driver("build with the feature `sqlite`")),
         _ => Err(no_driver("its driver is not built yet; remove the rule or use sqlite")),
     }
+}
+
+/// Starts a sink whose database is also read from.
+fn start_with_lookups<S: Lookup>(
+    sink: S,
+    name: &str,
+    plan: Plan,
+    source: &Arc<dyn Source>,
+    options: &SinksOptions,
+) -> Result<Started, StartError> {
+    let failed = |reason: String| StartError::Letters { sink: name.to_owned(), reason };
+    let store = (options.open_letters)(name).map_err(failed)?;
+    let letters = DeadLetters::open(name, store).map_err(|e| failed(e.to_string()))?;
+    let rules = plan.rules().to_vec();
+    let sink = Arc::new(sink);
+    let handle = Arc::new(runtime::spawn(name, sink.clone(), plan, source.clone(), letters, options.runtime));
+    let entry = lookup::Entry::new(sink, handle.clone(), source.clone(), rules, options.lookup_deadline);
+    Ok((handle, Some(entry)))
 }
 
 /// The name of a pool's sink.

@@ -59,16 +59,34 @@ const POOL_SIZE: KeySpec =
     alias(key("pool_size", ValueKind::Integer(1, 1_024), Some("8"), "connections"), &["size", "c_pool_size"]);
 const USERNAME: KeySpec = alias(key("username", ValueKind::Text, None, "user name"), &["user"]);
 const PASSWORD: KeySpec = key("password", ValueKind::Secret, None, "password");
-const SSL: KeySpec = key("ssl", ValueKind::Boolean, Some("false"), "TLS");
+const SSL: KeySpec =
+    key("ssl", ValueKind::Boolean, Some("false"), "TLS; the server's certificate and name are always checked");
 const KEYFILE: KeySpec = key("keyfile", ValueKind::Text, None, "file with the client's private key (PEM)");
 const CERTFILE: KeySpec = key("certfile", ValueKind::Text, None, "file with the client's certificate (PEM)");
-const CACERTFILE: KeySpec =
-    key("cacertfile", ValueKind::Text, None, "file with the certificates that servers are checked against (PEM)");
+const CACERTFILE: KeySpec = key(
+    "cacertfile",
+    ValueKind::Text,
+    None,
+    "file with the certificates that servers are checked against (PEM); absent = the public authorities",
+);
 const BINARY_PAYLOAD: KeySpec = key(
     "binary_payload",
     ValueKind::OneOf(&["none", "base64", "hex"]),
     Some("none"),
     "how payloads are stored that a text column can't hold; with none they go to the dead letters",
+);
+
+const SCHEMA: KeySpec = key(
+    "schema",
+    ValueKind::OneOf(&["create", "verify", "off"]),
+    Some("create"),
+    "tables and indexes that are missing are created; or are an error; or are not looked for",
+);
+const STATEMENT_CACHE: KeySpec = key(
+    "statement_cache",
+    ValueKind::OneOf(&["on", "off"]),
+    Some("on"),
+    "statements stay prepared in a connection; off for poolers that hand each transaction to another one",
 );
 
 const SQLITE: &[KeySpec] = &[
@@ -98,6 +116,10 @@ const REDIS: &[KeySpec] = &[
         "channel with subscribe and unsubscribe orders; none with type = cluster",
     ),
     key("retain_layout", ValueKind::OneOf(&["hash", "zset"]), Some("hash"), "shape of mqtt:retain:${topic}"),
+    SSL,
+    KEYFILE,
+    CERTFILE,
+    CACERTFILE,
 ];
 
 const MYSQL: &[KeySpec] = &[
@@ -111,6 +133,8 @@ const MYSQL: &[KeySpec] = &[
     CERTFILE,
     CACERTFILE,
     BINARY_PAYLOAD,
+    SCHEMA,
+    STATEMENT_CACHE,
 ];
 
 const PGSQL: &[KeySpec] = &[
@@ -124,6 +148,8 @@ const PGSQL: &[KeySpec] = &[
     CERTFILE,
     CACERTFILE,
     BINARY_PAYLOAD,
+    SCHEMA,
+    STATEMENT_CACHE,
 ];
 
 const MONGO: &[KeySpec] = &[

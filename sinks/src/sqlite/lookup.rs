@@ -6,12 +6,12 @@ use futures_util::TryStreamExt;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use super::encode::datetime;
 use super::error::map;
 use super::schema::foreign_rows;
 use super::write::{SqliteConn, SqliteSink};
 use crate::lookup::{ForeignRow, Lookup, OfflineQuery};
 use crate::sink::WriteError;
+use crate::sql::text::datetime;
 
 /// Rows of other programs, newest first, from the index that holds nothing else. Those that became records are known by their key.
 const OFFLINE: &str = concat!(

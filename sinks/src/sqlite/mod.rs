@@ -6,12 +6,10 @@
 //! thousands of rows.
 
 mod config;
-mod encode;
 mod error;
 mod lookup;
 mod schema;
 mod write;
 
 pub use config::SqliteConfig;
-pub use encode::{MessageRow, SqliteOp, Value};
 pub use write::{SqliteConn, SqliteSink};

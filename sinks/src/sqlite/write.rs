@@ -10,13 +10,15 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteConnection, Sqli
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, Row, Sqlite};
 
 use super::config::SqliteConfig;
-use super::encode::{self, MessageRow, SqliteOp, Value, datetime};
 use super::error::{is_own_fault, map, map_built_in};
 use super::schema;
 use crate::rule::Rule;
 use crate::sink::{
     Batch, BatchLimits, EncodeError, Entry, Kept, PREFIX_LANE, Positions, Sink, SinkRecord, Verdict, WriteError,
 };
+use crate::sql::statements::{Placeholders, Statements};
+use crate::sql::text::{datetime, places, powers};
+use crate::sql::{self, MessageRow, SqlOp, Value};
 
 /// Rows in one statement at most: 128 x 9 parameters stay far below SQLite's limit of 32766.
 const ROWS: usize = 128;
@@ -39,6 +41,7 @@ const CHECKPOINT_PAGES: &str = "8192";
 #[derive(Clone, Debug)]
 pub struct SqliteSink {
     pub(super) config: SqliteConfig,
+    statements: Statements,
 }
 
 /// A connection, and which file it is connected to.
@@ -52,7 +55,7 @@ impl SqliteSink {
     /// A sink with these settings. Opens nothing.
     #[must_use]
     pub fn new(config: SqliteConfig) -> Self {
-        SqliteSink { config }
+        SqliteSink { config, statements: Statements::new(Placeholders::Question) }
     }
 
     fn file(&self) -> Option<(u64, u64)> {
@@ -70,13 +73,13 @@ impl SqliteSink {
     async fn rows(
         &self,
         conn: &mut SqliteConnection,
-        batch: &Batch<'_, SqliteOp>,
+        batch: &Batch<'_, SqlOp>,
     ) -> Result<Vec<(usize, Verdict)>, WriteError> {
         let mut refused = Vec::new();
-        let mut segment: Vec<&Entry<SqliteOp>> = Vec::new();
+        let mut segment: Vec<&Entry<SqlOp>> = Vec::new();
         for (index, entry) in batch.entries.iter().enumerate() {
             match &entry.op {
-                SqliteOp::Statement { sql, values } => {
+                SqlOp::Statement { sql, values } => {
                     self.segment(conn, &segment).await?;
                     segment.clear();
                     if let Err(error) = statement(sql, values).execute(&mut *conn).await {
@@ -95,25 +98,25 @@ impl SqliteSink {
 
     /// Operations between two user statements. New message rows go first, many in a statement: nothing but an operation on the
     /// same message looks at them, and it comes later in the log. The rest keeps its order.
-    async fn segment(&self, conn: &mut SqliteConnection, entries: &[&Entry<SqliteOp>]) -> Result<(), WriteError> {
+    async fn segment(&self, conn: &mut SqliteConnection, entries: &[&Entry<SqlOp>]) -> Result<(), WriteError> {
         let mut new: Vec<&Arc<MessageRow>> = entries
             .iter()
             .filter_map(|e| match &e.op {
-                SqliteOp::Message(row) | SqliteOp::Latest(row) => Some(row),
+                SqlOp::Message(row) | SqlOp::Latest(row) => Some(row),
                 _ => None,
             })
             .collect();
         // Two rules that store the same message (on_message_publish and on_message_store) store it once.
         new.dedup_by(|a, b| a.msgid == b.msgid);
         self.insert(conn, &new).await.map_err(map_built_in)?;
-        let mut acked: Vec<&SqliteOp> = Vec::new();
+        let mut acked: Vec<&SqlOp> = Vec::new();
         for entry in entries {
             match &entry.op {
-                op @ SqliteOp::Acked { .. } => {
+                op @ SqlOp::Acked { .. } => {
                     acked.push(op);
                     continue;
                 }
-                SqliteOp::Message(_) => continue,
+                SqlOp::Message(_) => continue,
                 _ => {}
             }
             self.acknowledge(conn, &acked).await.map_err(map_built_in)?;
@@ -124,7 +127,7 @@ impl SqliteSink {
     }
 
     async fn insert(&self, conn: &mut SqliteConnection, rows: &[&Arc<MessageRow>]) -> sqlx::Result<()> {
-        for chunk in powers(rows) {
+        for chunk in powers(rows, ROWS) {
             // `or fail` instead of the default `or abort`: SQLite then keeps no journal of the statement. What it leaves on an error
             // goes with the whole transaction.
             let sql = format!(
@@ -151,8 +154,8 @@ impl SqliteSink {
         Ok(())
     }
 
-    async fn acknowledge(&self, conn: &mut SqliteConnection, ops: &[&SqliteOp]) -> sqlx::Result<()> {
-        for chunk in powers(ops) {
+    async fn acknowledge(&self, conn: &mut SqliteConnection, ops: &[&SqlOp]) -> sqlx::Result<()> {
+        for chunk in powers(ops, ROWS) {
             let sql = format!(
                 "with v (clientid, topic, msgid, created) as (values {}), \
                  r as (select v.clientid, v.topic, v.created, coalesce(m.id, cast(i.row_key as integer)) as mid from v \
@@ -164,7 +167,7 @@ impl SqliteSink {
             );
             let mut query = sqlx::query(AssertSqlSafe(sql));
             for op in chunk {
-                if let SqliteOp::Acked { client, topic, msgid, at_us } = op {
+                if let SqlOp::Acked { client, topic, msgid, at_us } = op {
                     query = query
                         .bind(client.to_string())
                         .bind(topic.to_string())
@@ -177,10 +180,10 @@ impl SqliteSink {
         Ok(())
     }
 
-    async fn single(&self, conn: &mut SqliteConnection, op: &SqliteOp) -> sqlx::Result<()> {
+    async fn single(&self, conn: &mut SqliteConnection, op: &SqlOp) -> sqlx::Result<()> {
         let node = || self.config.node_name.clone();
         match op {
-            SqliteOp::Online { client, at_us } => {
+            SqlOp::Online { client, at_us } => {
                 run(conn, sqlx::query(
                     "insert into mqtt_client (clientid, state, node, online_at, offline_at) values (?, '1', ?, ?, null) \
                      on conflict (clientid) do update set state = '1', node = excluded.node, online_at = excluded.online_at, \
@@ -188,35 +191,35 @@ impl SqliteSink {
                 ).bind(client.to_string()).bind(node()).bind(datetime(*at_us))).await
             }
             // Another node may have the client by now: its row is left alone.
-            SqliteOp::Offline { client, at_us } => {
+            SqlOp::Offline { client, at_us } => {
                 run(conn, sqlx::query(
                     "insert into mqtt_client (clientid, state, node, offline_at) values (?, '0', ?, ?) \
                      on conflict (clientid) do update set state = '0', offline_at = excluded.offline_at \
                      where mqtt_client.node = excluded.node",
                 ).bind(client.to_string()).bind(node()).bind(datetime(*at_us))).await
             }
-            SqliteOp::Latest(row) => {
+            SqlOp::Latest(row) => {
                 run(conn, sqlx::query(
                     "delete from mqtt_msg where topic = ?1 and id < (select id from mqtt_msg where msgid = ?2)",
                 ).bind(row.topic.to_string()).bind(row.msgid.clone())).await
             }
-            SqliteOp::Retain(row) => self.retain(conn, row).await,
-            SqliteOp::RetainDelete { topic } => {
+            SqlOp::Retain(row) => self.retain(conn, row).await,
+            SqlOp::RetainDelete { topic } => {
                 run(conn, sqlx::query("delete from mqtt_retain where topic = ?").bind(topic.to_string())).await
             }
-            SqliteOp::Remove { msgid } => {
+            SqlOp::Remove { msgid } => {
                 run(conn, sqlx::query(
                     "delete from mqtt_msg where msgid = ?1 \
                      or id = (select cast(row_key as integer) from forebay_imported where msgid = ?1)",
                 ).bind(msgid.clone())).await
             }
-            SqliteOp::AckedDelete { client, filter } => forget(conn, client, filter).await,
-            SqliteOp::Imported { msgid, key } => {
+            SqlOp::AckedDelete { client, filter } => forget(conn, client, filter).await,
+            SqlOp::Imported { msgid, key } => {
                 run(conn, sqlx::query(
                     "insert into forebay_imported (msgid, row_key) values (?, ?) on conflict do nothing",
                 ).bind(msgid.clone()).bind(key.to_string())).await
             }
-            SqliteOp::Message(_) | SqliteOp::Acked { .. } | SqliteOp::Statement { .. } => Ok(()),
+            SqlOp::Message(_) | SqlOp::Acked { .. } | SqlOp::Statement { .. } => Ok(()),
         }
     }
 
@@ -237,7 +240,7 @@ impl SqliteSink {
 }
 
 impl Sink for SqliteSink {
-    type Op = SqliteOp;
+    type Op = SqlOp;
     type Conn = SqliteConn;
 
     fn limits(&self) -> BatchLimits {
@@ -252,20 +255,20 @@ impl Sink for SqliteSink {
         true
     }
 
-    fn encode(&self, record: &SinkRecord, rule: &Rule, out: &mut Vec<SqliteOp>) -> Result<(), EncodeError> {
-        encode::encode(record, rule, out)
+    fn encode(&self, record: &SinkRecord, rule: &Rule, out: &mut Vec<SqlOp>) -> Result<(), EncodeError> {
+        sql::encode::encode(record, rule, &self.statements, out)
     }
 
-    fn imported(&self, record: &SinkRecord) -> Option<SqliteOp> {
-        encode::imported(record)
+    fn imported(&self, record: &SinkRecord) -> Option<SqlOp> {
+        sql::encode::imported(record)
     }
 
-    fn weight(&self, op: &SqliteOp) -> usize {
-        encode::weight(op)
+    fn weight(&self, op: &SqlOp) -> usize {
+        sql::weight(op)
     }
 
-    fn render(&self, op: &SqliteOp) -> String {
-        encode::render(op)
+    fn render(&self, op: &SqlOp) -> String {
+        sql::render(op)
     }
 
     async fn connect(&self) -> Result<SqliteConn, WriteError> {
@@ -294,7 +297,7 @@ impl Sink for SqliteSink {
         Ok(SqliteConn { inner, file })
     }
 
-    async fn write<'a>(&'a self, conn: &'a mut SqliteConn, batch: Batch<'a, SqliteOp>) -> Result<(), WriteError> {
+    async fn write<'a>(&'a self, conn: &'a mut SqliteConn, batch: Batch<'a, SqlOp>) -> Result<(), WriteError> {
         self.check_file(conn)?;
         let inner = &mut conn.inner;
         inner.execute("begin immediate").await.map_err(map)?;
@@ -452,7 +455,7 @@ async fn forget(conn: &mut SqliteConnection, client: &str, filter: &str) -> sqlx
 async fn store(conn: &mut SqliteConnection, positions: &Positions) -> sqlx::Result<()> {
     let mut lanes = positions.lanes.clone();
     lanes.push((PREFIX_LANE, positions.prefix));
-    for chunk in powers(&lanes) {
+    for chunk in powers(&lanes, ROWS) {
         let sql = format!(
             "insert into forebay_position (log_id, sink, lane, lsn) values {} \
              on conflict (log_id, sink, lane) do update set lsn = excluded.lsn where excluded.lsn > forebay_position.lsn",
@@ -481,26 +484,4 @@ fn bind<'q>(query: SqliteQuery<'q>, value: &Value) -> SqliteQuery<'q> {
         Value::Int(number) => query.bind(*number),
         Value::Blob(bytes) => query.bind(bytes.to_vec()),
     }
-}
-
-/// Slices whose lengths are powers of two, so that few prepared statements serve all lengths.
-fn powers<T>(items: &[T]) -> impl Iterator<Item = &[T]> {
-    let mut rest = items;
-    std::iter::from_fn(move || {
-        let size = if rest.len() >= ROWS { ROWS } else { 1 << rest.len().checked_ilog2()? };
-        let (chunk, left) = rest.split_at_checked(size)?;
-        rest = left;
-        Some(chunk)
-    })
-}
-
-fn places(rows: usize, row: &str) -> String {
-    let mut text = String::with_capacity(rows * (row.len() + 1));
-    for n in 0..rows {
-        if n > 0 {
-            text.push(',');
-        }
-        text.push_str(row);
-    }
-    text
 }
