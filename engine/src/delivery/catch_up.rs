@@ -100,7 +100,7 @@ pub(super) fn fill(hub: &Hub, inbox: &Arc<Inbox>) -> bool {
             return false;
         }
     };
-    metrics::counter!(crate::metrics::CATCH_UP_RECORDS).increment(chunk.records.len() as u64);
+    hub.caught_up.increment(chunk.records.len() as u64);
     let Some(messages) = of_interest(hub, inbox, generation, &chunk.records, carried) else {
         return !inbox.state.lock().closed;
     };

@@ -48,6 +48,8 @@ pub(crate) struct Hub {
     failed: Mutex<Vec<Work>>,
     /// [`crate::metrics::DELIVERIES`].
     pub(super) handed_out: Counter,
+    /// [`crate::metrics::CATCH_UP_RECORDS`].
+    pub(super) caught_up: Counter,
 }
 
 impl Hub {
@@ -73,6 +75,7 @@ impl Hub {
             work,
             failed: Mutex::default(),
             handed_out: metrics::counter!(crate::metrics::DELIVERIES),
+            caught_up: metrics::counter!(crate::metrics::CATCH_UP_RECORDS),
             state,
         };
         hub.rebuild();

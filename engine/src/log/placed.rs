@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
+use metrics::Counter;
 
 use super::error::ReadError;
 use super::frame::{self, Decoded, KIND_GAP};
@@ -72,6 +73,11 @@ impl Log {
         &self.core().options.dir
     }
 
+    /// Counts what readers ask of the disk.
+    pub(crate) fn read_bytes(&self) -> Counter {
+        self.core().metrics.read_bytes.clone()
+    }
+
     /// The reach of every segment, oldest first.
     pub(crate) fn extents(&self) -> Vec<Extent> {
         let segments = self.core().segments.read();
@@ -124,7 +130,7 @@ impl Log {
             return Ok(false);
         }
         let mut bytes = BytesMut::zeroed((end - first.at) as usize);
-        metrics::counter!(crate::metrics::LOG_READ_BYTES).increment(bytes.len() as u64);
+        self.core().metrics.read_bytes.increment(bytes.len() as u64);
         let read = file.read_at(&mut bytes, first.at);
         let read = read.map_err(|source| ReadError::Io { file: segment.path.clone(), source })?;
         bytes.truncate(read);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use metrics::Counter;
 
 use super::Record;
 use super::core::Core;
@@ -35,6 +36,8 @@ pub(crate) struct FrameWalk {
     /// Number of the next frame.
     pub next: Lsn,
     end: u64,
+    /// Counts what is asked of the disk.
+    asked: Counter,
 }
 
 /// What is wrong at a place of a segment.
@@ -56,8 +59,8 @@ impl WalkError {
 
 impl FrameWalk {
     /// From the frame `next` at `at` to the offset `end`.
-    pub fn new(file: Arc<dyn DiskFile>, seed: u32, next: Lsn, at: u64, end: u64) -> FrameWalk {
-        FrameWalk { file, seed, buffer: Bytes::new(), reads: Default::default(), at, next, end }
+    pub fn new(file: Arc<dyn DiskFile>, seed: u32, next: Lsn, at: u64, end: u64, asked: Counter) -> FrameWalk {
+        FrameWalk { file, seed, buffer: Bytes::new(), reads: Default::default(), at, next, end, asked }
     }
 
     /// The next frame and its bytes; `None` at the end.
@@ -90,7 +93,7 @@ impl FrameWalk {
                 return Err(WalkError::Damaged("a record reaches beyond the end".to_owned()));
             }
             let mut buffer = self.memory(need.max(READ_BYTES).min(left));
-            metrics::counter!(crate::metrics::LOG_READ_BYTES).increment(buffer.len() as u64);
+            self.asked.increment(buffer.len() as u64);
             let n = self.file.read_at(&mut buffer, self.at).map_err(WalkError::Io)?;
             if n < need {
                 return Err(WalkError::Damaged("the file is shorter than it was".to_owned()));
@@ -267,10 +270,11 @@ impl Reader {
         let file = self.core.file_of(&segment)?;
         // Its first record is where its frames begin.
         if self.position > segment.first() {
-            build_index(&segment, &file);
+            build_index(&segment, &file, &self.core.metrics.read_bytes);
         }
         let (next, at) = segment.place_before(self.position);
-        let walk = FrameWalk::new(file, segment.seed, next, at, segment.end());
+        let asked = self.core.metrics.read_bytes.clone();
+        let walk = FrameWalk::new(file, segment.seed, next, at, segment.end(), asked);
         Ok(Source::Disk { segment, walk })
     }
 
@@ -294,11 +298,11 @@ impl Reader {
 
 /// Covers a segment that was written by an earlier run, on first use. What is behind damage gets an entry of its own, so that who wants that
 /// does not come to the damage; the read that does reports it.
-fn build_index(segment: &Segment, file: &Arc<dyn DiskFile>) {
+fn build_index(segment: &Segment, file: &Arc<dyn DiskFile>, asked: &Counter) {
     if segment.index_is_complete() {
         return;
     }
-    let from = |lsn, at| FrameWalk::new(file.clone(), segment.seed, lsn, at, segment.end());
+    let from = |lsn, at| FrameWalk::new(file.clone(), segment.seed, lsn, at, segment.end(), asked.clone());
     let mut walk = from(segment.first(), super::segment::SEGMENT_HEADER as u64);
     loop {
         let (lsn, at) = (walk.next, walk.at);

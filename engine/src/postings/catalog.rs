@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::cache::BlockCache;
 use super::part::Part;
 use super::{Identity, IndexFault, SegmentIndex, Source};
 use crate::clock::Clock;
@@ -21,6 +22,8 @@ use crate::log::{Extent, Log, Place, Record};
 const PART_RECORDS: u64 = 16 * 1024;
 /// Memory that the heads of opened sidecars may take.
 const HEADS_BYTES: usize = 32 << 20;
+/// Memory that blocks of their dictionaries may take.
+const BLOCKS_BYTES: usize = 16 << 20;
 
 /// See the module.
 #[derive(Debug)]
@@ -31,6 +34,8 @@ pub(crate) struct Postings {
     /// The log's folder.
     pub(super) dir: PathBuf,
     pub(super) catalog: Mutex<Catalog>,
+    /// What was read of dictionaries lately.
+    blocks: Arc<BlockCache>,
     /// The indexer waits here.
     pub(super) wanted: Condvar,
 }
@@ -117,7 +122,8 @@ impl Postings {
                 forget_file(&*disk, &path);
             }
         }
-        Ok(Postings { log, disk, clock, dir, catalog: Mutex::new(catalog), wanted: Condvar::new() })
+        let blocks = Arc::new(BlockCache::new(BLOCKS_BYTES));
+        Ok(Postings { log, disk, clock, dir, catalog: Mutex::new(catalog), blocks, wanted: Condvar::new() })
     }
 
     /// Takes in records that the applier has read: all there are from `from` to `to`.
@@ -214,8 +220,13 @@ impl Postings {
     fn open_sidecar(&self, extent: &Extent) -> Result<SegmentIndex, IndexFault> {
         let file: Arc<dyn DiskFile> =
             Arc::from(self.disk.open(&self.dir.join(file_name(extent.first)), OpenHow::Read)?);
-        let index = SegmentIndex::open(Source::File(file))?;
+        let index = self.open_index(file)?;
         if *index.of() == self.identity(extent) { Ok(index) } else { Err(IndexFault::Foreign) }
+    }
+
+    /// Opens an index of this log whose blocks are kept once they were read.
+    pub(super) fn open_index(&self, file: Arc<dyn DiskFile>) -> Result<SegmentIndex, IndexFault> {
+        Ok(SegmentIndex::open(Source::File(file, self.log.read_bytes()))?.cached(&self.blocks))
     }
 
     pub(super) fn identity(&self, extent: &Extent) -> Identity {

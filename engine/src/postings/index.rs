@@ -4,8 +4,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes as Buffer;
+use metrics::Counter;
 
 use super::builder::{CHUNK, INLINE};
+use super::cache::BlockCache;
 use super::coding::{Bytes, checked, positions, seed};
 use super::{Found, Identity, IndexFault, Position, membership};
 use crate::disk::DiskFile;
@@ -24,8 +26,8 @@ const RUN_BYTES: u64 = 64 << 10;
 /// Where the bytes of an index are.
 #[derive(Clone, Debug)]
 pub(crate) enum Source {
-    /// In a file.
-    File(Arc<dyn DiskFile>),
+    /// In a file; what is asked of it is counted.
+    File(Arc<dyn DiskFile>, Counter),
     /// In memory.
     Memory(Buffer),
 }
@@ -33,7 +35,7 @@ pub(crate) enum Source {
 impl Source {
     fn len(&self) -> Result<u64, IndexFault> {
         match self {
-            Source::File(file) => Ok(file.len()?),
+            Source::File(file, _) => Ok(file.len()?),
             Source::Memory(bytes) => Ok(bytes.len() as u64),
         }
     }
@@ -41,9 +43,9 @@ impl Source {
     fn read(&self, at: u64, len: usize) -> Result<Buffer, IndexFault> {
         let cut = IndexFault::Damaged("it is shorter than it says");
         match self {
-            Source::File(file) => {
+            Source::File(file, read) => {
                 let mut bytes = vec![0; len];
-                metrics::counter!(crate::metrics::LOG_READ_BYTES).increment(len as u64);
+                read.increment(len as u64);
                 if file.read_at(&mut bytes, at)? < len { Err(cut) } else { Ok(bytes.into()) }
             }
             Source::Memory(bytes) => {
@@ -75,6 +77,8 @@ pub(crate) struct SegmentIndex {
     filter: Buffer,
     names: Vec<u8>,
     pub(super) blocks: Vec<BlockRef>,
+    /// Where blocks are kept, and this index's number there.
+    cache: Option<(Arc<BlockCache>, u64)>,
 }
 
 /// How far a search through the dictionary has come.
@@ -131,12 +135,18 @@ impl SegmentIndex {
             filter,
             names: Vec::new(),
             blocks: Vec::new(),
+            cache: None,
         };
         let end = index.read_table(&head, number(72)? as usize, (HEADER + filter_len + table_len) as u64)?;
         if end != len {
             return Err(IndexFault::Damaged("its length is not what its head says"));
         }
         Ok(index)
+    }
+
+    /// The same, with blocks that were looked into kept for the next look.
+    pub(crate) fn cached(self, cache: &Arc<BlockCache>) -> SegmentIndex {
+        SegmentIndex { cache: Some((Arc::clone(cache), cache.number())), ..self }
     }
 
     /// Returns the offset behind the last block.
@@ -225,6 +235,14 @@ impl SegmentIndex {
     ) -> Result<bool, IndexFault> {
         let blocks = self.blocks.get(search.next..search.end).unwrap_or_default();
         let Some(first) = blocks.first() else { return Ok(false) };
+        if !topic::has_wildcard(filter) {
+            // An exact topic is in one block, and others that stand there are likely to be looked for too.
+            look_for(&self.block(first)?, filter.as_bytes(), |count, list| {
+                visit(&Entry { index: self, count, list, block_end: first.at + u64::from(first.len) })
+            })?;
+            search.next += 1;
+            return Ok(search.next < search.end);
+        }
         // Blocks that follow each other are read at once.
         let follows = |i: usize| blocks.get(i).is_some_and(|b| b.chunks == 0) && i + 1 < blocks.len();
         let mut count = 1;
@@ -242,6 +260,19 @@ impl SegmentIndex {
         Ok(search.next < search.end)
     }
 
+    /// A block without its checksum, which was compared.
+    fn block(&self, block: &BlockRef) -> Result<Buffer, IndexFault> {
+        if let Some(kept) = self.cache.as_ref().and_then(|(cache, number)| cache.get(*number, block.at)) {
+            return Ok(kept);
+        }
+        let bytes = self.source.read(block.at, block.len as usize)?;
+        let covered = bytes.slice(..checked(self.seed, block.at, &bytes)?.len());
+        if let Some((cache, number)) = &self.cache {
+            cache.put(*number, block.at, &covered);
+        }
+        Ok(covered)
+    }
+
     fn look_through(
         &self,
         block: &BlockRef,
@@ -250,19 +281,12 @@ impl SegmentIndex {
         visit: &mut impl FnMut(&Entry<'_>) -> Result<(), IndexFault>,
     ) -> Result<(), IndexFault> {
         let mut rest = Bytes(checked(self.seed, block.at, bytes)?);
-        let wild = topic::has_wildcard(filter);
         let mut topic = Vec::new();
         while !rest.is_empty() {
             rest.topic(&mut topic)?;
-            let count = rest.int()?;
-            let len = rest.size()?;
+            let (count, len) = (rest.int()?, rest.size()?);
             let list = rest.take(len)?;
-            let matches = if wild {
-                std::str::from_utf8(&topic).is_ok_and(|topic| topic::matches(filter, topic))
-            } else {
-                topic == filter.as_bytes()
-            };
-            if matches {
+            if std::str::from_utf8(&topic).is_ok_and(|topic| topic::matches(filter, topic)) {
                 visit(&Entry { index: self, count, list, block_end: block.at + u64::from(block.len) })?;
             }
         }
@@ -286,6 +310,26 @@ impl SegmentIndex {
             entry.positions(&wanted, |position| found.push(position))
         })
     }
+}
+
+/// Gives the count and the list of a topic, where it stands in this block; topics are in order.
+fn look_for<'a>(
+    block: &'a [u8],
+    wanted: &[u8],
+    found: impl FnOnce(u64, &'a [u8]) -> Result<(), IndexFault>,
+) -> Result<(), IndexFault> {
+    let (mut rest, mut topic) = (Bytes(block), Vec::with_capacity(wanted.len().max(64)));
+    while !rest.is_empty() {
+        rest.topic(&mut topic)?;
+        let (count, len) = (rest.int()?, rest.size()?);
+        let list = rest.take(len)?;
+        match topic.as_slice().cmp(wanted) {
+            std::cmp::Ordering::Less => {}
+            std::cmp::Ordering::Equal => return found(count, list),
+            std::cmp::Ordering::Greater => break,
+        }
+    }
+    Ok(())
 }
 
 impl Entry<'_> {

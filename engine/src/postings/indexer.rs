@@ -203,7 +203,7 @@ impl Indexer {
         drop(file);
         disk.rename(&making, &path)?;
         let file = disk.open(&path, OpenHow::Read)?;
-        SegmentIndex::open(Source::File(Arc::from(file))).map_err(|fault| io::Error::other(fault.to_string()))
+        self.postings.open_index(Arc::from(file)).map_err(|fault| io::Error::other(fault.to_string()))
     }
 }
 

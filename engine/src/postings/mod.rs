@@ -47,6 +47,7 @@
 //! The file is written under the name `*.idx-making`, synced, and renamed. That the name is not synced costs at most building it again.
 
 mod builder;
+mod cache;
 mod catalog;
 #[cfg(test)]
 mod catalog_tests;

@@ -155,3 +155,29 @@ fn an_exact_topic_costs_one_block_and_one_that_is_not_there_nothing() {
     assert!(narrow <= 4096, "{narrow}");
     assert!(index.cost(&index.search("#")) > 20 * narrow);
 }
+
+#[test]
+fn a_block_that_was_looked_into_is_kept_and_not_read_again() {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use crate::disk::{Disk, ForgettingDisk, OpenHow};
+
+    let topics: Vec<String> = (0..400).map(|i| format!("t/{i:06}")).collect();
+    let records = records(&topics);
+    let good = index_of(&records);
+    let disk = ForgettingDisk::new();
+    disk.create_dir_all(Path::new("/log")).unwrap();
+    let file = disk.open(Path::new("/log/a.idx"), OpenHow::Create).unwrap();
+    file.write_all_at(&good, 0).unwrap();
+    let read =
+        Source::File(Arc::from(disk.open(Path::new("/log/a.idx"), OpenHow::Read).unwrap()), metrics::Counter::noop());
+    let index = SegmentIndex::open(read).unwrap().cached(&Arc::new(cache::BlockCache::new(1 << 20)));
+    let range = Lsn(0)..Lsn(u64::MAX);
+    let look = |n: usize| find(&index, &topics[n], &range, 10).map(|found| found.finish().0);
+    assert_eq!(look(3).unwrap(), [records[3].1]);
+    file.write_all_at(&vec![0; good.len()], 0).unwrap();
+    assert_eq!(look(3).unwrap(), [records[3].1], "from memory");
+    assert_eq!(look(5).unwrap(), [records[5].1], "its neighbour in the block");
+    assert!(look(399).is_err(), "another block is read, and checked");
+}

@@ -70,7 +70,7 @@ impl ResidueFile {
         let table = read(&*file, end.frames_end, (end.index_at - end.frames_end) as usize).map_err(io)?;
         let marks = End::marks(header.seed(), &table, &end_bytes).map_err(fault(end_at))?;
         let part = Part { file: Arc::clone(&file), at: end.index_at, len: end_at - end.index_at };
-        let index = SegmentIndex::open(Source::File(Arc::new(part)))
+        let index = SegmentIndex::open(Source::File(Arc::new(part), metrics::counter!(crate::metrics::LOG_READ_BYTES)))
             .map_err(|e| damaged(end.index_at, &format!("its index {e}")))?;
         let of = index.of();
         if of.log_id != log_id || of.first != header.from || of.next != end.to || of.end != end.frames_end {
