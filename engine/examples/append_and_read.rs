@@ -10,8 +10,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("log {} has records {} to {}", report.log_id, report.first, report.next);
 
     // When this returns, the records are on disk.
-    let records = ["first", "second"].map(|text| NewRecord { kind: 1, body: text.as_bytes().to_vec() });
-    let appended = log.append_durable(records.into())?;
+    let records = ["first", "second"].map(|text| NewRecord { kind: 1, body: text.as_bytes() });
+    let appended = log.append_durable(records)?;
     println!("records {} to {} are durable", appended.first, appended.last);
 
     let mut reader = log.reader(log.first())?;

@@ -90,7 +90,7 @@ pub fn run(dir: &Path) -> Result<Vec<String>, Box<dyn Error>> {
     let (log, report) = Log::open(LogOptions::new(dir.join("log")))?;
     println!("log {} goes on with record {}", report.log_id, report.next);
     let record = |n: u32| NewRecord { kind: 1, body: format!("measurement {n}").into_bytes() };
-    log.append_durable((0..10).map(record).collect())?;
+    log.append_durable((0..10).map(record).collect::<Vec<_>>())?;
 
     let mut store = Store::open(dir.join("store.txt"))?;
     follow(&log, &mut store, 1)?;

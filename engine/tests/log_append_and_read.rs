@@ -63,7 +63,7 @@ fn memory_and_disk_give_the_same_records_from_every_position() {
     let uncached = LogOptions { tail_cache_bytes: 0, ..options(dir.path()) };
     let (log, _) = Log::open(cached).unwrap();
     for n in 0..60 {
-        log.append_durable((0..7).map(|m| record(n * 7 + m, 300)).collect()).unwrap();
+        log.append_durable((0..7).map(|m| record(n * 7 + m, 300)).collect::<Vec<_>>()).unwrap();
     }
     let memory: Vec<_> = (1..=420).map(|n| log.read(Lsn(n)).unwrap().unwrap()).collect();
     log.close();
@@ -80,7 +80,7 @@ fn memory_and_disk_give_the_same_records_from_every_position() {
 fn a_batch_larger_than_a_segment_is_split_and_stays_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let (log, _) = Log::open(options(dir.path())).unwrap();
-    let appended = log.append_durable((0..100).map(|n| record(n, 5000)).collect()).unwrap();
+    let appended = log.append_durable((0..100).map(|n| record(n, 5000)).collect::<Vec<_>>()).unwrap();
     assert_eq!((appended.first, appended.last), (Lsn(1), Lsn(100)));
     assert_eq!(read_all(&log, Lsn(1)).iter().map(number).collect::<Vec<_>>(), (0..100).collect::<Vec<_>>());
     assert!(log.stats().segments >= 8);
@@ -91,7 +91,7 @@ fn what_the_log_does_not_take_is_refused_before_it_has_a_number() {
     let dir = tempfile::tempdir().unwrap();
     let (log, _) = Log::open(options(dir.path())).unwrap();
     assert!(matches!(log.append_batch(vec![record(1, 70_000)]), Err(AppendError::TooLarge { .. })));
-    assert!(matches!(log.append_batch(vec![]), Err(AppendError::Empty)));
+    assert!(matches!(log.append_batch(Vec::<NewRecord>::new()), Err(AppendError::Empty)));
     assert!(matches!(
         log.append_batch(vec![NewRecord { kind: 128, body: vec![] }]),
         Err(AppendError::ReservedKind(128))
@@ -138,7 +138,7 @@ fn tasks_are_woken_when_the_watermark_reaches_them_and_not_before() {
     let first = log.append_batch(vec![record(1, 10), record(2, 10)]).unwrap();
     block_on(log.wait_durable(first.last)).unwrap();
     assert!(!far.0.load(std::sync::atomic::Ordering::SeqCst), "woken for a record that is not there");
-    let more = log.append_batch((0..3).map(|n| record(n, 10)).collect()).unwrap();
+    let more = log.append_batch((0..3).map(|n| record(n, 10)).collect::<Vec<_>>()).unwrap();
     block_on(log.wait_durable(more.last)).unwrap();
     log.close();
     assert!(far.0.load(std::sync::atomic::Ordering::SeqCst));
@@ -212,7 +212,7 @@ fn numbers_jump_ahead_by_a_gap_and_readers_step_over_it() {
 fn trimming_removes_whole_segments_but_none_that_a_reader_holds() {
     let dir = tempfile::tempdir().unwrap();
     let (log, _) = Log::open(LogOptions { tail_cache_bytes: 0, ..options(dir.path()) }).unwrap();
-    log.append_durable((0..200).map(|n| record(n, 2000)).collect()).unwrap();
+    log.append_durable((0..200).map(|n| record(n, 2000)).collect::<Vec<_>>()).unwrap();
     let mut reader = log.reader(Lsn(1)).unwrap();
     let mut out = Vec::new();
     reader.read_batch(1, 1, &mut out).unwrap();
@@ -229,7 +229,7 @@ fn trimming_removes_whole_segments_but_none_that_a_reader_holds() {
     assert!(trimmed.first <= Lsn(150));
     assert!(matches!(log.reader(Lsn(1)), Err(ReadError::Trimmed { first }) if first == trimmed.first));
     let rest = read_all(&log, trimmed.first);
-    log.append_durable((0..100).map(|n| record(n, 2000)).collect()).unwrap();
+    log.append_durable((0..100).map(|n| record(n, 2000)).collect::<Vec<_>>()).unwrap();
     log.close();
     let (log, _) = Log::open(options(dir.path())).unwrap();
     assert_eq!(log.first(), trimmed.first);
@@ -242,7 +242,7 @@ fn weaker_levels_say_so_and_jump_ahead_after_an_unclean_stop() {
         let dir = tempfile::tempdir().unwrap();
         let weak = LogOptions { durability, ..options(dir.path()) };
         let (log, _) = Log::open(weak.clone()).unwrap();
-        let last = log.append_durable((0..300).map(|n| record(n, 500)).collect()).unwrap().last;
+        let last = log.append_durable((0..300).map(|n| record(n, 500)).collect::<Vec<_>>()).unwrap().last;
         assert_ne!(log.stats().durability, "synced");
         drop(log);
         let (log, report) = Log::open(weak.clone()).unwrap();

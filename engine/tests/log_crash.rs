@@ -38,7 +38,7 @@ fn append_some(log: &Log, batches: u64, seed: u64) -> Lsn {
     for n in 0..batches {
         let first = log.end().0;
         let count = 1 + (n + seed) % 5;
-        let records = (first..first + count).map(|lsn| NewRecord { kind: 1, body: body(lsn, lsn) }).collect();
+        let records: Vec<_> = (first..first + count).map(|lsn| NewRecord { kind: 1, body: body(lsn, lsn) }).collect();
         match log.append_durable(records) {
             Ok(appended) => durable = appended.last,
             Err(_) => break,
@@ -125,7 +125,8 @@ fn a_full_disk_and_a_short_write_stop_the_log_with_a_clear_reason_and_opening_re
             disk.inject(Fault { operation: Operation::Write, nth: 1, kind });
             let lsn = log.end().0;
             assert!(
-                log.append_durable((lsn..lsn + 3).map(|n| NewRecord { kind: 1, body: body(n, n) }).collect()).is_err()
+                log.append_durable((lsn..lsn + 3).map(|n| NewRecord { kind: 1, body: body(n, n) }).collect::<Vec<_>>())
+                    .is_err()
             );
             let reason = log.stopped_reason().expect("stopped");
             assert!(reason.contains("writing") && reason.contains("no storage space"), "{reason}");
@@ -181,7 +182,10 @@ fn a_crash_while_opening_and_cutting_can_be_repeated() {
         let durable = append_some(&log, 10, seed);
         disk.power_off_after(1);
         let lsn = log.end().0;
-        assert!(log.append_durable((lsn..lsn + 4).map(|n| NewRecord { kind: 1, body: body(n, n) }).collect()).is_err());
+        assert!(
+            log.append_durable((lsn..lsn + 4).map(|n| NewRecord { kind: 1, body: body(n, n) }).collect::<Vec<_>>())
+                .is_err()
+        );
         drop(log);
         disk.crash(seed);
         for step in 0..6 {

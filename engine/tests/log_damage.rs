@@ -160,7 +160,10 @@ fn log() -> (Files, Vec<Segment>, u64) {
     let append = |log: &Log, groups: u64| {
         for _ in 0..groups {
             let first = log.end().0;
-            log.append_durable((first..first + GROUP).map(|n| NewRecord { kind: 1, body: body(n) }).collect()).unwrap();
+            log.append_durable(
+                (first..first + GROUP).map(|n| NewRecord { kind: 1, body: body(n) }).collect::<Vec<_>>(),
+            )
+            .unwrap();
         }
     };
     let (log, _) = open(&disk).unwrap();

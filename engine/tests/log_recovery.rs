@@ -48,7 +48,8 @@ fn killed_log(groups: u64) -> (ForgettingDisk, PathBuf, Vec<usize>) {
     let mut ends = vec![HEADER];
     for group in 0..groups {
         let first = group * 3 + 1;
-        log.append_durable((first..first + 3).map(|n| NewRecord { kind: 1, body: body(n) }).collect()).unwrap();
+        log.append_durable((first..first + 3).map(|n| NewRecord { kind: 1, body: body(n) }).collect::<Vec<_>>())
+            .unwrap();
         let bytes: usize = (first..first + 3).map(|n| 32 + body(n).len()).sum();
         ends.push(ends.last().unwrap() + bytes);
     }
@@ -121,7 +122,7 @@ fn a_flipped_byte_anywhere_never_gives_a_wrong_record_and_never_loses_a_proven_g
 fn damage_to_a_sealed_segment_is_refused_with_the_place() {
     let disk = ForgettingDisk::new();
     let (log, _) = open(&disk).unwrap();
-    log.append_durable((1..=9).map(|n| NewRecord { kind: 1, body: body(n) }).collect()).unwrap();
+    log.append_durable((1..=9).map(|n| NewRecord { kind: 1, body: body(n) }).collect::<Vec<_>>()).unwrap();
     log.close();
     let path = Path::new("/log/00000000000000000001.seg");
     let bytes = disk.bytes(path).unwrap();
@@ -161,7 +162,7 @@ fn a_missing_a_foreign_and_a_newer_segment_are_refused_by_name() {
     let disk = ForgettingDisk::new();
     let (log, _) = open(&disk).unwrap();
     for _ in 0..6 {
-        log.append_durable((0..50).map(|_| NewRecord { kind: 1, body: vec![7; 1000] }).collect()).unwrap();
+        log.append_durable((0..50).map(|_| NewRecord { kind: 1, body: vec![7; 1000] }).collect::<Vec<_>>()).unwrap();
     }
     log.close();
     drop(log);
@@ -213,7 +214,7 @@ fn a_missing_a_foreign_and_a_newer_segment_are_refused_by_name() {
 fn damage_in_an_older_segment_is_an_error_at_the_read_that_meets_it() {
     let disk = ForgettingDisk::new();
     let (log, _) = open(&disk).unwrap();
-    log.append_durable((0..200).map(|_| NewRecord { kind: 1, body: vec![7; 1000] }).collect()).unwrap();
+    log.append_durable((0..200).map(|_| NewRecord { kind: 1, body: vec![7; 1000] }).collect::<Vec<_>>()).unwrap();
     log.close();
     let path = Path::new("/log/00000000000000000001.seg");
     let mut bytes = disk.bytes(path).unwrap();

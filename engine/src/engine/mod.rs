@@ -72,13 +72,16 @@ fn priority(events: &[Event]) -> Priority {
 
 /// Encodes and enqueues events.
 pub(crate) fn append(log: &Log, events: &[Event]) -> Result<Appended, AppendError> {
-    let records = events
-        .iter()
-        .map(|event| {
-            let mut body = Vec::with_capacity(event.body_len_hint());
-            event.encode(&mut body);
-            NewRecord { kind: event.kind(), body }
-        })
+    // All bodies in one piece: one allocation for however many events.
+    let mut bytes = Vec::with_capacity(events.iter().map(Event::body_len_hint).sum());
+    let mut ends = Vec::with_capacity(events.len());
+    for event in events {
+        event.encode(&mut bytes);
+        ends.push(bytes.len());
+    }
+    let begins = std::iter::once(0).chain(ends.iter().copied());
+    let records: Vec<NewRecord<&[u8]>> = (events.iter().zip(begins.zip(&ends)))
+        .map(|(event, (begin, end))| NewRecord { kind: event.kind(), body: bytes.get(begin..*end).unwrap_or_default() })
         .collect();
     log.append_with(records, priority(events))
 }

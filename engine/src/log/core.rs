@@ -13,7 +13,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
 use super::error::AppendError;
 use super::frame::{HEADER, KIND_GAP, NUMBER_MAX};
-use super::gathered::Gathered;
+use super::gathered::{Gathered, Staged};
 use super::options::{Durability, LogOptions, Priority};
 use super::residue::Residue;
 use super::segment::Segment;
@@ -64,6 +64,8 @@ pub(crate) struct Core {
 #[derive(Debug)]
 pub(crate) struct Queue {
     gathered: Gathered,
+    /// What the last group was in, and its memory.
+    spare: Gathered,
     /// Bytes queued or being written.
     pub bytes: usize,
     pub next: Lsn,
@@ -90,6 +92,7 @@ impl Queue {
     pub fn new(next: Lsn, last_time_us: u64, place: Place) -> Queue {
         Queue {
             gathered: Gathered::default(),
+            spare: Gathered::default(),
             bytes: 0,
             next,
             last_time_us,
@@ -116,11 +119,11 @@ impl Queue {
     }
 
     /// Adds records whose first number is `next`.
-    fn push(&mut self, first_time_us: u64, records: &mut Vec<NewRecord>, bytes: usize, stage: bool) {
+    fn push<B: AsRef<[u8]>>(&mut self, first_time_us: u64, records: &[NewRecord<B>], bytes: usize, staged: Staged) {
         self.last_time_us = first_time_us + records.len() as u64 - 1;
         self.bytes += bytes;
         self.oldest.get_or_insert_with(Instant::now);
-        self.gathered.push(self.next, first_time_us, records, bytes, stage);
+        self.gathered.push(self.next, first_time_us, records, bytes, staged);
     }
 
     /// Nothing is appended any more.
@@ -138,7 +141,7 @@ enum Refused {
 /// A group that its leader has taken.
 pub(crate) struct Taken {
     pub group: u64,
-    bytes: usize,
+    gathered: Gathered,
 }
 
 /// A log whose files name a number near the largest there is (none of its own making does) can be read and not appended to.
@@ -154,16 +157,17 @@ fn check_numbers(next: Lsn, time_us: u64) -> Result<(), AppendError> {
 impl Core {
     /// Gives numbers and times to a batch and queues it, once there is room for it; a caller that `leads` where it can also waits
     /// while a segment is being prepared.
-    fn enqueue<'a>(
+    fn enqueue<'a, B: AsRef<[u8]>>(
         &'a self,
-        records: &mut Vec<NewRecord>,
+        records: &[NewRecord<B>],
         bytes: usize,
         priority: Priority,
         leads: bool,
     ) -> Result<(MutexGuard<'a, Queue>, Appended), AppendError> {
         let mut tries = 0;
+        let mut staged = Staged::of(records, bytes);
         loop {
-            match self.try_enqueue(records, bytes, priority, leads) {
+            match self.try_enqueue(records, bytes, priority, &mut staged) {
                 Ok(queued) => return Ok(queued),
                 Err(Refused::Error(error)) => return Err(error),
                 Err(Refused::Short(short)) => self.met_short(short, tries, leads)?,
@@ -172,12 +176,12 @@ impl Core {
         }
     }
 
-    fn try_enqueue<'a>(
+    fn try_enqueue<'a, B: AsRef<[u8]>>(
         &'a self,
-        records: &mut Vec<NewRecord>,
+        records: &[NewRecord<B>],
         bytes: usize,
         priority: Priority,
-        leads: bool,
+        staged: &mut Staged,
     ) -> Result<(MutexGuard<'a, Queue>, Appended), Refused> {
         let now = self.clock.now_us();
         let count = records.len() as u64;
@@ -192,8 +196,7 @@ impl Core {
         queue.place = place;
         let first_time_us = now.max(queue.last_time_us + 1);
         let appended = Appended { first: queue.next, last: Lsn(queue.next.0 + count - 1), first_time_us };
-        let stage = !(leads && queue.may_lead());
-        queue.push(first_time_us, records, bytes, stage);
+        queue.push(first_time_us, records, bytes, std::mem::take(staged));
         queue.next = appended.last.next();
         Ok((queue, appended))
     }
@@ -209,10 +212,10 @@ impl Core {
     }
 
     /// Where the log stands behind these records; segments they need are promised to them.
-    fn find_place(
+    fn find_place<B: AsRef<[u8]>>(
         &self,
         queue: &Queue,
-        records: &[NewRecord],
+        records: &[NewRecord<B>],
         bytes: usize,
         priority: Priority,
     ) -> Result<Place, Short> {
@@ -223,48 +226,55 @@ impl Core {
         Ok(place)
     }
 
-    fn check(&self, records: &[NewRecord]) -> Result<usize, AppendError> {
+    fn check<B: AsRef<[u8]>>(&self, records: &[NewRecord<B>]) -> Result<usize, AppendError> {
         let max = self.options.record_limit();
         let mut bytes = 0;
         for record in records {
             if record.kind == 0 || record.kind >= KIND_GAP {
                 return Err(AppendError::ReservedKind(record.kind));
             }
-            if record.body.len() > max {
-                return Err(AppendError::TooLarge { len: record.body.len(), max });
+            let len = record.body.as_ref().len();
+            if len > max {
+                return Err(AppendError::TooLarge { len, max });
             }
-            bytes += HEADER + record.body.len();
+            bytes += HEADER + len;
         }
         if bytes == 0 { Err(AppendError::Empty) } else { Ok(bytes) }
     }
 
     /// Queues a batch for the writer thread.
-    pub fn append(&self, mut records: Vec<NewRecord>, priority: Priority) -> Result<Appended, AppendError> {
-        let bytes = self.check(&records)?;
-        let (queue, appended) = self.enqueue(&mut records, bytes, priority, false)?;
+    pub fn append<B: AsRef<[u8]>>(
+        &self,
+        records: &[NewRecord<B>],
+        priority: Priority,
+    ) -> Result<Appended, AppendError> {
+        let bytes = self.check(records)?;
+        let (queue, appended) = self.enqueue(records, bytes, priority, false)?;
         self.call_writer(&queue);
         Ok(appended)
     }
 
     /// Queues a batch; leads when nobody does and few append, else says which group to wait for.
-    pub fn append_or_lead(&self, mut records: Vec<NewRecord>) -> Result<(Appended, Option<u64>), AppendError> {
-        let bytes = self.check(&records)?;
-        let (mut queue, appended) = self.enqueue(&mut records, bytes, Priority::Ordinary, true)?;
+    pub fn append_or_lead<B: AsRef<[u8]>>(
+        &self,
+        records: &[NewRecord<B>],
+    ) -> Result<(Appended, Option<u64>), AppendError> {
+        let bytes = self.check(records)?;
+        let (mut queue, appended) = self.enqueue(records, bytes, Priority::Ordinary, true)?;
         if !queue.may_lead() {
             self.call_writer(&queue);
             return Ok((appended, Some(queue.group)));
         }
-        let mut gathered = Gathered::default();
-        let taken = self.take(&mut queue, &mut gathered);
+        let taken = self.take(&mut queue);
         drop(queue);
-        self.lead(&mut gathered, taken, false);
+        self.lead(taken, false);
         Ok((appended, None))
     }
 
     /// Queues a gap: the number after it is `to`. `None` when the log is already there.
     pub fn gap(&self, to: Lsn) -> Result<Option<Appended>, AppendError> {
         let now = self.clock.now_us();
-        let record = NewRecord { kind: KIND_GAP, body: to.0.to_le_bytes().to_vec() };
+        let record = NewRecord { kind: KIND_GAP, body: to.0.to_le_bytes() };
         let mut tries = 0;
         let (mut queue, place) = loop {
             let queue = self.queue.lock();
@@ -285,7 +295,7 @@ impl Core {
         queue.place = place;
         let first = queue.next;
         let first_time_us = now.max(queue.last_time_us + 1);
-        queue.push(first_time_us, &mut vec![record], HEADER + 8, true);
+        queue.push(first_time_us, &[record], HEADER + 8, Staged::default());
         queue.next = to;
         self.call_writer(&queue);
         Ok(Some(Appended { first, last: first, first_time_us }))
@@ -297,10 +307,10 @@ impl Core {
         }
     }
 
-    fn take(&self, queue: &mut Queue, gathered: &mut Gathered) -> Taken {
-        std::mem::swap(&mut queue.gathered, gathered);
+    fn take(&self, queue: &mut Queue) -> Taken {
+        let gathered = std::mem::replace(&mut queue.gathered, std::mem::take(&mut queue.spare));
         queue.leading = true;
-        let taken = Taken { group: queue.group, bytes: gathered.bytes() };
+        let taken = Taken { group: queue.group, gathered };
         queue.group += 1;
         if let Some(oldest) = queue.oldest.take() {
             self.metrics.queue.record(oldest.elapsed().as_secs_f64());
@@ -309,15 +319,18 @@ impl Core {
     }
 
     /// Writes a group. With `stay` the caller remains the leader when more has gathered, and is told so.
-    fn lead(&self, gathered: &mut Gathered, taken: Taken, stay: bool) -> bool {
-        let written = self.writer.lock().write(self, gathered, taken.group);
+    fn lead(&self, taken: Taken, stay: bool) -> bool {
+        let Taken { group, mut gathered } = taken;
+        let bytes = gathered.bytes();
+        let written = self.writer.lock().write(self, &mut gathered, group);
         gathered.clear();
         if let Err(e) = written {
             let reason = self.disk.latch().reason().unwrap_or_else(|| e.to_string().into());
             self.stop(reason);
         }
         let mut queue = self.queue.lock();
-        queue.bytes = queue.bytes.saturating_sub(taken.bytes);
+        queue.bytes = queue.bytes.saturating_sub(bytes);
+        queue.spare = gathered;
         let more = !queue.gathered.is_empty();
         queue.leading = stay && more;
         if more && !stay {
@@ -336,7 +349,6 @@ impl Core {
     /// The writer thread: leads whenever there is work that nobody leads.
     pub fn run_writer(&self) {
         slice::shorten();
-        let mut gathered = Gathered::default();
         let mut queue = self.queue.lock();
         loop {
             while queue.leading || queue.gathered.is_empty() {
@@ -354,12 +366,12 @@ impl Core {
                 queue.idle = false;
             }
             loop {
-                let taken = self.take(&mut queue, &mut gathered);
-                let crowd = gathered.batches() > 1;
+                let taken = self.take(&mut queue);
+                let crowd = taken.gathered.batches() > 1;
                 // Counted here alone: where there is no writer thread, every caller leads.
                 queue.crowd = if crowd { CROWD } else { queue.crowd.saturating_sub(1) };
                 drop(queue);
-                let more = self.lead(&mut gathered, taken, true);
+                let more = self.lead(taken, true);
                 if crowd {
                     // Those just woken are about to append again: let them, and take all as one group. Else two halves would take turns,
                     // each with a sync of its own.
@@ -379,10 +391,9 @@ impl Core {
         if queue.leading || queue.gathered.is_empty() {
             return false;
         }
-        let mut gathered = Gathered::default();
-        let taken = self.take(&mut queue, &mut gathered);
+        let taken = self.take(&mut queue);
         drop(queue);
-        self.lead(&mut gathered, taken, false);
+        self.lead(taken, false);
         true
     }
 
@@ -424,9 +435,8 @@ impl Core {
             } else if queue.gathered.is_empty() {
                 break;
             } else {
-                let mut gathered = Gathered::default();
-                let taken = self.take(&mut queue, &mut gathered);
-                MutexGuard::unlocked(&mut queue, || self.lead(&mut gathered, taken, false));
+                let taken = self.take(&mut queue);
+                MutexGuard::unlocked(&mut queue, || self.lead(taken, false));
             }
         }
         let healthy = queue.stopped.is_none();

@@ -80,25 +80,52 @@ pub(crate) fn checksum(seed: u32, bytes: &[u8]) -> u32 {
 /// Appends a frame to `out`. `frame.len` is taken from the body.
 pub(crate) fn encode(out: &mut BytesMut, seed: u32, frame: &Frame, body: &[u8]) {
     let start = out.len();
-    let behind = (frame.lsn.0 - frame.group.0.min(frame.lsn.0)).min(u64::from(u32::MAX)) as u32;
+    out.reserve(HEADER + body.len());
+    stage(out, frame.lsn, frame.time_us, frame.kind, body);
+    finish(out.get_mut(start..).unwrap_or_default(), seed, frame.group, frame.weak);
+}
+
+/// Appends a frame that lacks its group, its flags and its checksum: see [`finish`].
+#[inline]
+pub(crate) fn stage(out: &mut BytesMut, lsn: Lsn, time_us: u64, kind: u8, body: &[u8]) {
     // One header in one piece: a buffer checks its room at every call.
     let mut header = [0; HEADER];
     {
         let mut rest = header.as_mut_slice();
         rest.put_u32_le(0);
         rest.put_u32_le(body.len() as u32);
-        rest.put_u64_le(frame.lsn.0);
-        rest.put_u64_le(frame.time_us);
-        rest.put_u32_le(behind);
-        rest.put_u8(frame.kind);
-        rest.put_u8(if frame.weak { FLAG_WEAK } else { 0 });
+        rest.put_u64_le(lsn.0);
+        rest.put_u64_le(time_us);
+        rest.put_u32_le(0);
+        rest.put_u8(kind);
     }
-    out.reserve(HEADER + body.len());
     out.extend_from_slice(&header);
     out.extend_from_slice(body);
-    let crc = checksum(seed, out.get(start + 4..).unwrap_or_default());
-    if let Some(place) = out.get_mut(start..start + 4) {
-        place.copy_from_slice(&crc.to_le_bytes());
+}
+
+/// Gives the staged frame at the beginning of `bytes` its number and time. Returns the length of its body; `None` when it is cut short.
+pub(crate) fn number(bytes: &mut [u8], lsn: Lsn, time_us: u64) -> Option<usize> {
+    let len = u32_at(bytes, 4)? as usize;
+    let mut place = bytes.get_mut(8..24)?;
+    place.put_u64_le(lsn.0);
+    place.put_u64_le(time_us);
+    Some(len)
+}
+
+/// Completes the staged frame that `bytes` are: records before `group` were on disk when it was written.
+#[inline]
+pub(crate) fn finish(bytes: &mut [u8], seed: u32, group: Lsn, weak: bool) {
+    let lsn = u64_at(bytes, 8).unwrap_or_default();
+    let behind = (lsn - group.0.min(lsn)).min(u64::from(u32::MAX)) as u32;
+    if let Some(place) = bytes.get_mut(24..28) {
+        place.copy_from_slice(&behind.to_le_bytes());
+    }
+    if let Some(flags) = bytes.get_mut(29) {
+        *flags = if weak { FLAG_WEAK } else { 0 };
+    }
+    let crc = checksum(seed, bytes.get(4..).unwrap_or_default());
+    if let Some(place) = bytes.first_chunk_mut::<4>() {
+        *place = crc.to_le_bytes();
     }
 }
 
@@ -123,12 +150,9 @@ pub(crate) fn decode(bytes: &[u8], seed: u32) -> Decoded {
     let Some(header) = bytes.first_chunk::<HEADER>() else {
         return if bytes.iter().all(|b| *b == 0) { Decoded::End } else { Decoded::Incomplete(HEADER) };
     };
-    if *header == [0; HEADER] {
-        return Decoded::End;
-    }
     let Some(frame) = peek(header) else { return Decoded::Bad("header") };
     if frame.kind == 0 {
-        return Decoded::Bad("kind 0");
+        return if *header == [0; HEADER] { Decoded::End } else { Decoded::Bad("kind 0") };
     }
     let Some(covered) = bytes.get(4..frame.size()) else { return Decoded::Incomplete(frame.size()) };
     if u32_at(header, 0) != Some(checksum(seed, covered)) {

@@ -60,6 +60,7 @@ mod recovery;
 mod repair;
 mod residue;
 mod room;
+mod run;
 mod scan;
 mod search;
 mod segment;
@@ -69,6 +70,7 @@ mod survey;
 mod tail;
 mod trim;
 mod wake;
+mod walk;
 pub(crate) mod watermark;
 mod window;
 mod writer;
@@ -104,13 +106,13 @@ pub(crate) use spare::fill;
 pub use trim::Trimmed;
 pub use watermark::WaitDurable;
 
-/// A record to append.
+/// A record to append. Its body is whatever gives bytes: the log copies it once, into what it writes, and frees nothing of the caller's.
 #[derive(Clone, Debug)]
-pub struct NewRecord {
+pub struct NewRecord<B = Vec<u8>> {
     /// Kind, 1..=127 for the embedder's events (128.. are the log's own).
     pub kind: u8,
-    /// Body.
-    pub body: Vec<u8>,
+    /// Body: `Vec<u8>`, `&[u8]`, `Bytes`, ...
+    pub body: B,
 }
 
 /// A record as read.
@@ -124,6 +126,19 @@ pub struct Record {
     pub kind: u8,
     /// Its body, a slice of a larger shared buffer: copy what you keep for long.
     pub body: Bytes,
+}
+
+/// A record as visited: see [`Reader::visit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordRef<'a> {
+    /// Its number.
+    pub lsn: Lsn,
+    /// Its time, us since 1970, strictly increasing in a log.
+    pub time_us: u64,
+    /// Its kind.
+    pub kind: u8,
+    /// Its body.
+    pub body: &'a [u8],
 }
 
 /// The LSNs a batch was given. Not durable yet: wait for `last`.
@@ -220,24 +235,31 @@ impl Log {
     ///
     /// # Errors
     /// See [`AppendError`]; nothing of the batch is in the log then. After `Full` or `NoSpace`, [`wait_room`](Log::wait_room) and try again.
-    pub fn append_batch(&self, records: Vec<NewRecord>) -> Result<Appended, AppendError> {
-        self.core().append(records, Priority::Ordinary)
+    pub fn append_batch<B: AsRef<[u8]>>(&self, records: impl AsRef<[NewRecord<B>]>) -> Result<Appended, AppendError> {
+        self.core().append(records.as_ref(), Priority::Ordinary)
     }
 
     /// As [`append_batch`](Log::append_batch), for records of this priority: essential ones have a reserve on a full disk.
     ///
     /// # Errors
     /// As there.
-    pub fn append_with(&self, records: Vec<NewRecord>, priority: Priority) -> Result<Appended, AppendError> {
-        self.core().append(records, priority)
+    pub fn append_with<B: AsRef<[u8]>>(
+        &self,
+        records: impl AsRef<[NewRecord<B>]>,
+        priority: Priority,
+    ) -> Result<Appended, AppendError> {
+        self.core().append(records.as_ref(), priority)
     }
 
     /// Appends records and blocks the thread until they are durable. On an idle log the caller writes and syncs itself. Not for async callers.
     ///
     /// # Errors
     /// See [`DurableError`].
-    pub fn append_durable(&self, records: Vec<NewRecord>) -> Result<Appended, DurableError> {
-        let (appended, group) = self.core().append_or_lead(records)?;
+    pub fn append_durable<B: AsRef<[u8]>>(
+        &self,
+        records: impl AsRef<[NewRecord<B>]>,
+    ) -> Result<Appended, DurableError> {
+        let (appended, group) = self.core().append_or_lead(records.as_ref())?;
         match group {
             Some(group) => self.core().watermark.wait_in_group(appended.last, group)?,
             None => self.core().watermark.wait(appended.last)?,

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use bytes::BytesMut;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::core::{Core, Queue};
@@ -115,7 +114,6 @@ fn assemble(
         last_time_us: tail.last_time_us,
         sealed: false,
         sync_next: options.durability.is_weak(),
-        spare_buffer: BytesMut::new(),
     };
     // Past the latch: a residue file that can't be written stops a trim, not the log.
     let residue = Residue::open(Arc::clone(disk.unlatched()), &options.dir, log_id, options.on_damage)?;

@@ -1,134 +1,35 @@
 //! Reading: from the tail cache where it can, else from the segments in large positional reads.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use metrics::Counter;
 
-use super::Record;
 use super::core::Core;
 use super::error::{NotDurable, ReadError};
-use super::frame::{self, Decoded, Frame, GAP_DAMAGE, HEADER, KIND_GAP};
+use super::frame::{self, Frame, GAP_DAMAGE, HEADER, KIND_GAP};
 use super::placed::Place;
+use super::run::Run;
 use super::search::search;
 use super::segment::Segment;
 use super::tail::CachedGroup;
+use super::walk::{FrameWalk, WalkError};
 use super::watermark::WaitDurable;
 use super::window::{Lies, Window};
+use super::{Record, RecordRef};
 use crate::disk::DiskFile;
 use crate::ids::Lsn;
-
-/// Bytes asked of the disk at once.
-const READ_BYTES: usize = 256 << 10;
-
-/// Walks the frames of one segment file, checking every checksum and that the numbers follow each other.
-#[derive(Debug)]
-pub(crate) struct FrameWalk {
-    file: Arc<dyn DiskFile>,
-    seed: u32,
-    /// Bytes read and not used; they begin at `at`.
-    buffer: Bytes,
-    /// The last two reads as a whole: their memory is used again when nobody holds a record of them any more.
-    reads: [Bytes; 2],
-    pub at: u64,
-    /// Number of the next frame.
-    pub next: Lsn,
-    end: u64,
-    /// Counts what is asked of the disk.
-    asked: Counter,
-}
-
-/// What is wrong at a place of a segment.
-#[derive(Debug)]
-pub(crate) enum WalkError {
-    Io(std::io::Error),
-    Damaged(String),
-}
-
-impl WalkError {
-    fn at(self, path: &Path, at: u64, lsn: Lsn) -> ReadError {
-        let file = path.to_owned();
-        match self {
-            WalkError::Io(source) => ReadError::Io { file, source },
-            WalkError::Damaged(what) => ReadError::Corrupt { file, at, lsn, what },
-        }
-    }
-}
-
-impl FrameWalk {
-    /// From the frame `next` at `at` to the offset `end`.
-    pub fn new(file: Arc<dyn DiskFile>, seed: u32, next: Lsn, at: u64, end: u64, asked: Counter) -> FrameWalk {
-        FrameWalk { file, seed, buffer: Bytes::new(), reads: Default::default(), at, next, end, asked }
-    }
-
-    /// The next frame and its bytes; `None` at the end.
-    #[inline]
-    pub fn step(&mut self) -> Result<Option<(Frame, Bytes)>, WalkError> {
-        loop {
-            if self.at >= self.end {
-                return Ok(None);
-            }
-            let need = match frame::decode(&self.buffer, self.seed) {
-                Decoded::Frame(frame) => {
-                    if frame.lsn != self.next {
-                        return Err(WalkError::Damaged(format!(
-                            "holds record {} in the place of {}",
-                            frame.lsn, self.next
-                        )));
-                    }
-                    let bytes = self.buffer.split_to(frame.size());
-                    self.at += frame.size() as u64;
-                    self.next = frame::next_after(&frame, &bytes);
-                    return Ok(Some((frame, bytes)));
-                }
-                Decoded::Incomplete(need) => need,
-                Decoded::End if self.buffer.len() < HEADER => HEADER,
-                Decoded::End => return Err(WalkError::Damaged("zeros where a record should be".to_owned())),
-                Decoded::Bad(what) => return Err(WalkError::Damaged(what.to_owned())),
-            };
-            let left = (self.end - self.at) as usize;
-            if need > left {
-                return Err(WalkError::Damaged("a record reaches beyond the end".to_owned()));
-            }
-            let mut buffer = self.memory(need.max(READ_BYTES).min(left));
-            self.asked.increment(buffer.len() as u64);
-            let n = self.file.read_at(&mut buffer, self.at).map_err(WalkError::Io)?;
-            if n < need {
-                return Err(WalkError::Damaged("the file is shorter than it was".to_owned()));
-            }
-            buffer.truncate(n);
-            self.buffer = buffer.freeze();
-            self.reads.swap(0, 1);
-            self.reads[0] = self.buffer.clone();
-        }
-    }
-
-    /// Memory for a read: that of the read before the last, where nobody uses it. New memory has to be zeroed, and is touched for the
-    /// first time.
-    fn memory(&mut self, len: usize) -> BytesMut {
-        self.buffer = Bytes::new();
-        let [_, old] = &mut self.reads;
-        match std::mem::take(old).try_into_mut() {
-            Ok(mut memory) if memory.capacity() >= len => {
-                memory.resize(len, 0);
-                memory
-            }
-            _ => BytesMut::zeroed(len),
-        }
-    }
-}
 
 /// Where a reader takes its records from.
 #[derive(Debug)]
 enum Source {
     None,
-    /// Frames of a group of the tail cache, the next one first.
+    /// Frames of a group of the tail cache.
     Memory {
-        frames: Bytes,
+        frames: Run,
         next: Lsn,
-        /// First record of their segment, and the offset of the first of them in it.
+        /// First record of their segment, and the offset of the next of them in it.
         segment: Lsn,
         at: u64,
     },
@@ -137,6 +38,28 @@ enum Source {
         segment: Arc<Segment>,
         walk: FrameWalk,
     },
+}
+
+impl Source {
+    /// The frame stepped on.
+    #[inline]
+    fn current(&self) -> &[u8] {
+        match self {
+            Source::None => &[],
+            Source::Memory { frames, .. } => frames.current(),
+            Source::Disk { walk, .. } => walk.current(),
+        }
+    }
+
+    /// The same, sharing the memory.
+    #[inline]
+    fn share(&self) -> Bytes {
+        match self {
+            Source::None => Bytes::new(),
+            Source::Memory { frames, .. } => frames.share(),
+            Source::Disk { walk, .. } => walk.share(),
+        }
+    }
 }
 
 /// Reads records in order, durable ones only.
@@ -177,14 +100,42 @@ impl Reader {
         let end = self.core.watermark.end();
         let (mut count, mut bytes) = (0, 0);
         while count < max_records && bytes < max_bytes.max(1) && self.position < end {
-            let Some((frame, data)) = self.step()? else { continue };
+            let Some(frame) = self.advance()? else { continue };
             if frame.kind >= KIND_GAP {
-                self.passed(&frame, &data);
+                self.passed(&frame);
                 continue;
             }
             bytes += frame.size();
             count += 1;
-            out.push(record_of(&frame, data));
+            out.push(record_of(&frame, self.source.share()));
+        }
+        Ok(count)
+    }
+
+    /// Gives the next records to `visit` as they lie in the reader's memory, at most `max_records` and about `max_bytes` (one record at least):
+    /// for who looks at records and keeps none of them; nothing is allocated or shared for a record. Returns their number; 0 at the durable
+    /// watermark.
+    ///
+    /// # Errors
+    /// As [`read_batch`](Reader::read_batch); the records before the fault were visited.
+    pub fn visit(
+        &mut self,
+        max_records: usize,
+        max_bytes: usize,
+        mut visit: impl FnMut(RecordRef<'_>),
+    ) -> Result<usize, ReadError> {
+        let end = self.core.watermark.end();
+        let (mut count, mut bytes) = (0, 0);
+        while count < max_records && bytes < max_bytes.max(1) && self.position < end {
+            let Some(frame) = self.advance()? else { continue };
+            if frame.kind >= KIND_GAP {
+                self.passed(&frame);
+                continue;
+            }
+            bytes += frame.size();
+            count += 1;
+            let body = frame::body_of(self.source.current(), &frame);
+            visit(RecordRef { lsn: frame.lsn, time_us: frame.time_us, kind: frame.kind, body });
         }
         Ok(count)
     }
@@ -199,7 +150,8 @@ impl Reader {
     }
 
     /// Counts and names the records that damage has cost, where a repair has put a gap in their place.
-    fn passed(&self, frame: &Frame, data: &[u8]) {
+    fn passed(&self, frame: &Frame) {
+        let data = self.source.current();
         let next = frame::next_after(frame, data);
         if frame.kind == KIND_GAP && data.get(HEADER + 8) == Some(&GAP_DAMAGE) {
             let lost = next.0.saturating_sub(frame.lsn.0);
@@ -208,33 +160,39 @@ impl Reader {
         }
     }
 
-    /// One frame at or after the position; `None` when the source has to change.
-    #[inline]
+    /// As [`advance`](Reader::advance), with the frame's bytes.
     pub(super) fn step(&mut self) -> Result<Option<(Frame, Bytes)>, ReadError> {
+        Ok(self.advance()?.map(|frame| (frame, self.source.share())))
+    }
+
+    /// Steps on one frame at or after the position, which is then in the source; `None` when the source has to change.
+    #[inline]
+    fn advance(&mut self) -> Result<Option<Frame>, ReadError> {
         loop {
-            let (frame, data, next) = match &mut self.source {
+            let (frame, next) = match &mut self.source {
                 Source::None => {
                     self.source = self.find()?;
                     return Ok(None);
                 }
                 Source::Memory { frames, next, segment, at } => {
                     // Checked when it was encoded, and in memory ever since.
-                    let Some(frame) = frame::peek(frames).filter(|frame| frame.size() <= frames.len()) else {
+                    let rest = frames.rest();
+                    let Some(frame) = frame::peek(rest).filter(|frame| frame.size() <= rest.len()) else {
                         self.position = self.position.max(*next);
                         self.source = Source::None;
                         return Ok(None);
                     };
-                    let data = frames.split_to(frame.size());
-                    let after = frame::next_after(&frame, &data);
+                    let after = frame::next_after(&frame, rest);
+                    frames.step(frame.size());
                     self.place = Place { segment: *segment, at: *at, len: frame.size() as u32 };
                     *at += frame.size() as u64;
-                    (frame, data, after)
+                    (frame, after)
                 }
                 Source::Disk { segment, walk } => match walk.step() {
-                    Ok(Some((frame, data))) => {
+                    Ok(Some(frame)) => {
                         let len = frame.size() as u32;
                         self.place = Place { segment: segment.first(), at: walk.at - u64::from(len), len };
-                        (frame, data, walk.next)
+                        (frame, walk.next)
                     }
                     Ok(None) => {
                         if walk.next >= segment.next() && !self.core.is_active(segment) {
@@ -254,7 +212,7 @@ impl Reader {
                 let skipped_to = frame.lsn.max(self.position);
                 self.position = next.max(skipped_to);
                 if frame.lsn == skipped_to || frame.kind >= KIND_GAP {
-                    return Ok(Some((frame, data)));
+                    return Ok(Some(frame));
                 }
             }
         }
@@ -263,7 +221,7 @@ impl Reader {
     fn find(&self) -> Result<Source, ReadError> {
         if let Some(group) = self.core.tail.get(self.position) {
             let CachedGroup { frames, next, segment, at, .. } = group;
-            return Ok(Source::Memory { frames, next, segment, at });
+            return Ok(Source::Memory { frames: Run::new(frames), next, segment, at });
         }
         self.core.check_trimmed(self.position)?;
         let segment = self.core.segment_of(self.position).ok_or_else(|| self.core.trimmed())?;

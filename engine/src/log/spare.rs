@@ -92,14 +92,14 @@ impl Place {
     }
 
     /// The place behind the records, and how many segments have to be begun for them.
-    pub fn after(mut self, records: &[NewRecord], bytes: usize) -> (Place, usize) {
+    pub fn after<B: AsRef<[u8]>>(mut self, records: &[NewRecord<B>], bytes: usize) -> (Place, usize) {
         if self.fits(bytes) {
             self.at += bytes as u64;
             return (self, 0);
         }
         let mut begun = 0;
         for record in records {
-            let need = HEADER + record.body.len();
+            let need = HEADER + record.body.as_ref().len();
             if !self.fits(need) {
                 self.at = SEGMENT_HEADER as u64;
                 self.capacity = self.segment_bytes;

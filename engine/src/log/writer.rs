@@ -8,8 +8,8 @@ use std::time::Instant;
 use bytes::BytesMut;
 
 use super::core::Core;
-use super::frame::{self, Frame, HEADER, KIND_GAP, u64_at};
-use super::gathered::{Gathered, Numbered};
+use super::frame::{self, Frame};
+use super::gathered::Gathered;
 use super::options::Durability;
 use super::segment::{Header, SEAL_MIN, SEGMENT_HEADER, Seal, Segment};
 use super::spare;
@@ -19,6 +19,9 @@ use crate::ids::Lsn;
 
 /// A group larger than this goes to the disk in several writes, so that its first records do not wait for its last.
 const GROUP_BYTES: usize = 4 << 20;
+/// Frames whose memory is so many times as large as they are are copied for the tail cache; smaller ones count as this many bytes.
+const LOOSE: usize = 4;
+const SMALL: usize = 1 << 10;
 
 /// The active segment and where the next frame goes. Only the leader touches it.
 #[derive(Debug)]
@@ -36,95 +39,112 @@ pub(crate) struct Writer {
     pub sealed: bool,
     /// The next write is synced whatever the durability level: it marks the log as written in a weaker one.
     pub sync_next: bool,
-    pub spare_buffer: BytesMut,
 }
 
-/// Frames on their way to the disk.
+/// Frames on their way to the disk: the first `len` bytes of a part.
+#[derive(Debug)]
 struct Pending {
-    buffer: BytesMut,
+    len: usize,
     first: Lsn,
     next: Lsn,
     records: u64,
-    /// Offsets in the buffer for the sparse index.
+    /// Offsets in the part for the sparse index.
     marks: Vec<(Lsn, u64)>,
 }
 
+impl Default for Pending {
+    fn default() -> Pending {
+        Pending { len: 0, first: Lsn::NONE, next: Lsn::NONE, records: 0, marks: Vec::new() }
+    }
+}
+
 impl Writer {
-    /// Writes a group that was taken from the queue and moves the watermark over it.
-    pub fn write(&mut self, core: &Core, gathered: &Gathered, group: u64) -> io::Result<()> {
-        let mut left = gathered.bytes();
-        let mut pending = self.begin(left);
-        for record in gathered.records() {
-            let need = HEADER + record.body.len();
-            if self.at + (pending.buffer.len() + need + SEAL_MIN) as u64 > self.capacity() {
-                self.roll(core, pending, record.lsn, record.time_us, group)?;
-                pending = self.begin(left);
-            } else if pending.buffer.len() >= GROUP_BYTES {
-                self.flush(core, pending, group)?;
-                pending = self.begin(left);
+    /// Writes a group that was taken from the queue and moves the watermark over it. The frames are completed where they were staged, so
+    /// that they are copied no more, and end in the tail cache; what that lets go is memory for the next group.
+    pub fn write(&mut self, core: &Core, gathered: &mut Gathered, group: u64) -> io::Result<()> {
+        for mut part in gathered.take_parts() {
+            let mut pending = Pending::default();
+            while pending.len < part.len() {
+                let frame = part.get(pending.len..).and_then(frame::peek);
+                let cut = || io::Error::other("a record was cut short before it was written");
+                let frame = frame.ok_or_else(cut)?;
+                if self.at + (pending.len + frame.size() + SEAL_MIN) as u64 > self.capacity() {
+                    let full = std::mem::take(&mut pending);
+                    let frames = part.split_to(full.len);
+                    self.roll(core, gathered, full, frames, &frame, group)?;
+                } else if pending.len >= GROUP_BYTES {
+                    let full = std::mem::take(&mut pending);
+                    let frames = part.split_to(full.len);
+                    self.flush(core, gathered, full, frames, group)?;
+                }
+                let end = pending.len + frame.size();
+                let bytes = part.get_mut(pending.len..end).ok_or_else(cut)?;
+                self.put(core, &mut pending, &frame, bytes);
             }
-            self.put(core, &mut pending, record);
-            left = left.saturating_sub(need);
+            self.flush(core, gathered, pending, part, group)?;
         }
-        self.flush(core, pending, group)
+        Ok(())
     }
 
     fn capacity(&self) -> u64 {
         self.segment.file_len.load(Ordering::Relaxed)
     }
 
-    fn begin(&mut self, bytes: usize) -> Pending {
-        let mut buffer = std::mem::take(&mut self.spare_buffer);
-        buffer.clear();
-        let room = (self.capacity().saturating_sub(self.at) as usize).min(bytes).min(2 * GROUP_BYTES);
-        // A buffer that is far too large would be pinned by the tail cache for a few records.
-        if buffer.capacity() < room || buffer.capacity() > 4 * room {
-            buffer = BytesMut::with_capacity(room);
-        }
-        Pending { buffer, first: Lsn::NONE, next: Lsn::NONE, records: 0, marks: Vec::new() }
-    }
-
-    fn put(&mut self, core: &Core, pending: &mut Pending, record: Numbered<'_>) {
-        let Numbered { lsn, time_us, kind, body } = record;
+    /// Completes a frame.
+    #[inline]
+    fn put(&mut self, core: &Core, pending: &mut Pending, frame: &Frame, bytes: &mut [u8]) {
         if pending.records == 0 {
-            pending.first = lsn;
+            pending.first = frame.lsn;
         }
-        let group = if core.options.durability.is_weak() { self.synced } else { pending.first };
-        let frame = Frame { lsn, time_us, group, kind, weak: core.options.durability.is_weak(), len: body.len() };
-        let at = pending.buffer.len() as u64;
+        let weak = core.options.durability.is_weak();
+        let group = if weak { self.synced } else { pending.first };
+        frame::finish(bytes, self.segment.seed, group, weak);
+        let at = pending.len as u64;
         if pending.marks.last().is_none_or(|(_, last)| at >= last + (64 << 10)) {
-            pending.marks.push((lsn, at));
+            pending.marks.push((frame.lsn, at));
         }
-        frame::encode(&mut pending.buffer, self.segment.seed, &frame, body);
-        pending.next = lsn.next();
-        if kind == KIND_GAP {
-            pending.next = u64_at(body, 0).map_or(pending.next, Lsn);
-        }
+        pending.next = frame::next_after(frame, bytes);
         pending.records += 1;
+        pending.len += frame.size();
         self.count += 1;
-        self.last = lsn;
-        self.last_time_us = time_us;
+        self.last = frame.lsn;
+        self.last_time_us = frame.time_us;
     }
 
     /// Writes what is pending, syncs as the durability level asks, and publishes it.
-    fn flush(&mut self, core: &Core, pending: Pending, group: u64) -> io::Result<()> {
+    fn flush(
+        &mut self,
+        core: &Core,
+        gathered: &mut Gathered,
+        pending: Pending,
+        frames: BytesMut,
+        group: u64,
+    ) -> io::Result<()> {
         if pending.records == 0 {
             return Ok(());
         }
         let sync = self.sync_next || core.options.durability == Durability::Synced;
         self.sync_next = false;
-        self.commit(core, pending, sync, group)
+        self.commit(core, gathered, pending, frames, sync, group)
     }
 
-    /// Ends the segment with a seal and begins the next one at `next`. The seal is written when everything before it is on disk: that
+    /// Ends the segment with a seal and begins the next one with the frame `next`. The seal is written when everything before it is on disk: that
     /// it is there proves that they were.
-    fn roll(&mut self, core: &Core, pending: Pending, next: Lsn, time_us: u64, group: u64) -> io::Result<()> {
+    fn roll(
+        &mut self,
+        core: &Core,
+        gathered: &mut Gathered,
+        pending: Pending,
+        frames: BytesMut,
+        next: &Frame,
+        group: u64,
+    ) -> io::Result<()> {
         if pending.records > 0 {
-            self.commit(core, pending, true, group)?;
+            self.commit(core, gathered, pending, frames, true, group)?;
         }
         self.sync(core)?;
-        self.write_seal(core, next, time_us, self.capacity())?;
-        self.begin_segment(core, next)
+        self.write_seal(core, next.lsn, next.time_us, self.capacity())?;
+        self.begin_segment(core, next.lsn)
     }
 
     fn write_seal(&mut self, core: &Core, next: Lsn, time_us: u64, end: u64) -> io::Result<()> {
@@ -144,9 +164,17 @@ impl Writer {
         Ok(())
     }
 
-    fn commit(&mut self, core: &Core, pending: Pending, sync: bool, group: u64) -> io::Result<()> {
+    fn commit(
+        &mut self,
+        core: &Core,
+        gathered: &mut Gathered,
+        pending: Pending,
+        mut frames: BytesMut,
+        sync: bool,
+        group: u64,
+    ) -> io::Result<()> {
         let started = Instant::now();
-        self.file.write_all_at(&pending.buffer, self.at)?;
+        self.file.write_all_at(&frames, self.at)?;
         let written = Instant::now();
         core.metrics.write.record(written.duration_since(started).as_secs_f64());
         if sync {
@@ -154,19 +182,26 @@ impl Writer {
             core.metrics.sync.record(written.elapsed().as_secs_f64());
             core.count_sync();
         }
-        core.count_group(pending.records, pending.buffer.len());
+        core.count_group(pending.records, frames.len());
         for (lsn, at) in &pending.marks {
             self.segment.note(*lsn, self.at + at);
         }
         let (segment, at) = (self.segment.first(), self.at);
-        self.at += pending.buffer.len() as u64;
+        self.at += frames.len() as u64;
         if sync {
             self.synced = pending.next;
         }
         self.segment.extend(self.at, pending.next);
         let (first, next) = (pending.first, pending.next);
-        let cached = CachedGroup { first, next, frames: pending.buffer.freeze(), segment, at };
-        self.spare_buffer = core.tail.push(cached).unwrap_or_default();
+        if frames.capacity() > LOOSE * frames.len().max(SMALL) {
+            // The tail cache would hold all of the memory for a few records.
+            let small = BytesMut::from(frames.as_ref());
+            gathered.keep(std::mem::replace(&mut frames, small));
+        }
+        let cached = CachedGroup { first, next, frames: frames.freeze(), segment, at };
+        if let Some(memory) = core.tail.push(cached) {
+            gathered.keep(memory);
+        }
         core.watermark.publish(next, group);
         Ok(())
     }

@@ -167,7 +167,7 @@ fn a_block_that_was_looked_into_is_kept_and_not_read_again() {
     let records = records(&topics);
     let good = index_of(&records);
     let disk = ForgettingDisk::new();
-    disk.create_dir_all(Path::new("/log")).unwrap();
+    disk.create_dir(Path::new("/log")).unwrap();
     let file = disk.open(Path::new("/log/a.idx"), OpenHow::Create).unwrap();
     file.write_all_at(&good, 0).unwrap();
     let read =

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use forebay_engine::Lsn;
-use forebay_engine::log::{Durability, Log, LogOptions, NewRecord};
+use forebay_engine::log::{Durability, Log, LogOptions, NewRecord, RecordRef};
 
 use super::{Engine, Flight, Mode, Native, Store};
 use crate::front::Ticket;
@@ -95,20 +95,20 @@ impl Drop for Forebay {
     }
 }
 
-fn new(record: &[u8]) -> NewRecord {
-    NewRecord { kind: 1, body: record.to_vec() }
+fn new(record: &[u8]) -> NewRecord<&[u8]> {
+    NewRecord { kind: 1, body: record }
 }
 
 impl Native for Forebay {
     fn append(&self, _: usize, record: &[u8]) -> Result<()> {
-        self.log.append_durable(vec![new(record)])?;
+        self.log.append_durable([new(record)])?;
         Ok(())
     }
 }
 
 impl Store for Forebay {
     fn write(&mut self, records: &[u8], size: usize, _: bool) -> Result<()> {
-        self.log.append_durable(records.chunks_exact(size).map(new).collect())?;
+        self.log.append_durable(records.chunks_exact(size).map(new).collect::<Vec<_>>())?;
         Ok(())
     }
 
@@ -121,20 +121,19 @@ impl Store for Forebay {
 
     fn read_all(&mut self) -> Result<(u64, u64)> {
         let mut reader = self.log.reader(self.log.first())?;
-        let mut records = Vec::with_capacity(512);
         let (mut count, mut bytes) = (0, 0);
-        while reader.read_batch(512, 1 << 20, &mut records)? > 0 {
-            count += records.len() as u64;
-            bytes += records.iter().map(|record| record.body.len() as u64).sum::<u64>();
-            records.clear();
-        }
+        let mut visit = |record: RecordRef<'_>| {
+            count += 1;
+            bytes += record.body.len() as u64;
+        };
+        while reader.visit(usize::MAX, 1 << 20, &mut visit)? > 0 {}
         Ok((count, bytes))
     }
 }
 
 impl Flight for Forebay {
     fn give(&self, record: &[u8]) -> Result<Ticket> {
-        let given = self.log.append_batch(vec![new(record)])?;
+        let given = self.log.append_batch([new(record)])?;
         Ok(Ticket { number: given.last.0, group: 0 })
     }
 
