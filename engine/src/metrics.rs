@@ -36,6 +36,8 @@ pub const LOG_TRIMMED_SEGMENTS_TOTAL: &str = "forebay_log_trimmed_segments_total
 pub const LOG_NO_SPACE: &str = "forebay_log_no_space_state";
 /// Counter, calls: appends refused because there was no room.
 pub const LOG_REFUSED_TOTAL: &str = "forebay_log_refused_appends_total";
+/// Counter, calls: appends that had to wait because state was too far behind the log.
+pub const LOG_HELD_BACK_TOTAL: &str = "forebay_log_held_back_appends_total";
 /// Counter, messages: messages that a sink was passed by and did not store, because the log had no room. Labels `sink`, `reason`.
 pub const DROPPED_RECORDS: &str = "forebay_sink_dropped_records_total";
 /// Counter, records: records lost to damage that readers passed, once for each reader.
@@ -95,6 +97,7 @@ pub(crate) struct LogMetrics {
     pub segments: Gauge,
     pub no_space: Gauge,
     pub refused: Counter,
+    pub held_back: Counter,
 }
 
 impl LogMetrics {
@@ -111,6 +114,7 @@ impl LogMetrics {
             segments: metrics::gauge!(LOG_SEGMENTS),
             no_space: metrics::gauge!(LOG_NO_SPACE),
             refused: metrics::counter!(LOG_REFUSED_TOTAL),
+            held_back: metrics::counter!(LOG_HELD_BACK_TOTAL),
         }
     }
 }

@@ -111,6 +111,7 @@ impl Applier {
     pub(super) fn end(&self, why: &str) {
         self.write_index();
         (self.jobs)(Job::Stop);
+        self.log.unfollow();
         self.applied.stop(why.into());
     }
 
@@ -139,9 +140,11 @@ impl Applier {
             let bytes = records.iter().map(|(r, _)| r.body.len() as u64 + 48).sum::<u64>();
             self.place.bytes += bytes;
             self.place.unindexed += bytes;
+            let frames = records.iter().map(|(_, place)| u64::from(place.len)).sum();
             self.hub.postings.feed(from, &records, position);
             self.apply_batch(&mut records)?;
             self.applied.publish(position, 0);
+            self.log.followed(frames);
             self.queues.keep(&self.log, &self.state);
         }
         self.place.records = records;

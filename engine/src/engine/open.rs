@@ -102,6 +102,8 @@ pub struct OpenReport {
 /// How long a held lock is waited for, and how often it is looked at.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 const LOCK_STEP: Duration = Duration::from_millis(10);
+/// State may always lag so many bytes behind: below it, appends would wait for it at every group.
+const APPLY_LAG_MIN: u64 = 1 << 20;
 
 /// One process per data folder. The lock goes with the process, also when it is killed.
 fn lock(disk: &dyn Disk, dir: &Path, patience: Duration) -> Result<FolderLock, OpenError> {
@@ -277,6 +279,7 @@ fn put_together(
         place: Place::new(log.reader(end)?, options.clock.now_us(), options.checkpoint_bytes),
         _lock: Arc::clone(&lock),
     };
+    log.follow(options.apply_lag_bytes.max(APPLY_LAG_MIN));
     let inner = Inner {
         log,
         hub,

@@ -12,6 +12,7 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
 use super::error::AppendError;
+use super::follower::Follower;
 use super::frame::{HEADER, KIND_GAP, NUMBER_MAX};
 use super::gathered::{Gathered, Staged};
 use super::options::{Durability, LogOptions, Priority};
@@ -51,6 +52,8 @@ pub(crate) struct Core {
     pub trimming: Mutex<Vec<Arc<Segment>>>,
     pub residue: Residue,
     pub spares: Spares,
+    /// Who applies the records.
+    pub follower: Follower,
     pub metrics: LogMetrics,
     pub groups: AtomicU64,
     pub syncs: AtomicU64,
@@ -68,6 +71,8 @@ pub(crate) struct Queue {
     spare: Gathered,
     /// Bytes queued or being written.
     pub bytes: usize,
+    /// Bytes of frames appended since opening.
+    pub appended: u64,
     pub next: Lsn,
     last_time_us: u64,
     /// Somebody leads: takes the queue and writes it.
@@ -83,6 +88,8 @@ pub(crate) struct Queue {
     pub room: Vec<Waker>,
     /// Those who wait for room on the disk.
     pub space: Vec<Waker>,
+    /// Those who wait for the follower.
+    pub behind: Vec<Waker>,
     closing: bool,
     stopped: Option<Arc<str>>,
     idle: bool,
@@ -94,6 +101,7 @@ impl Queue {
             gathered: Gathered::default(),
             spare: Gathered::default(),
             bytes: 0,
+            appended: 0,
             next,
             last_time_us,
             leading: false,
@@ -103,6 +111,7 @@ impl Queue {
             place,
             room: Vec::new(),
             space: Vec::new(),
+            behind: Vec::new(),
             closing: false,
             stopped: None,
             idle: false,
@@ -192,11 +201,18 @@ impl Core {
         if queue.bytes >= self.options.queue_bytes_max {
             return Err(Refused::Error(AppendError::Full { queued: queue.bytes }));
         }
+        if priority == Priority::Ordinary
+            && let Some(behind) = self.follower.behind(queue.appended)
+        {
+            self.metrics.held_back.increment(1);
+            return Err(Refused::Error(AppendError::Full { queued: behind as usize }));
+        }
         let place = self.find_place(&queue, records, bytes, priority).map_err(Refused::Short)?;
         queue.place = place;
         let first_time_us = now.max(queue.last_time_us + 1);
         let appended = Appended { first: queue.next, last: Lsn(queue.next.0 + count - 1), first_time_us };
         queue.push(first_time_us, records, bytes, std::mem::take(staged));
+        queue.appended += bytes as u64;
         queue.next = appended.last.next();
         Ok((queue, appended))
     }
@@ -414,6 +430,7 @@ impl Core {
         queue.gathered.clear();
         let mut room = std::mem::take(&mut queue.room);
         room.append(&mut queue.space);
+        room.append(&mut queue.behind);
         self.work.notify_all();
         self.settled.notify_all();
         drop(queue);

@@ -23,9 +23,12 @@ pub enum AppendError {
     /// Kinds 0 and 128 upwards are the log's own.
     #[error("record kind {0} is not one of the embedder's (1 to 127)")]
     ReservedKind(u8),
-    /// The queue of records waiting for the disk is full, or the segment they would go into is still being prepared: wait for room
+    /// The queue of records waiting for the disk is full, or the segment they would go into is still being prepared, or an engine's state
+    /// is too far behind the log ([`EngineOptions::apply_lag_bytes`](crate::EngineOptions::apply_lag_bytes)): wait for room
     /// ([`Log::wait_room`](super::Log::wait_room)), then try again.
-    #[error("{queued} bytes wait for the disk: more than the limit, or the next segment is still being prepared")]
+    #[error(
+        "{queued} bytes wait for the disk or for state: more than the limit, or the next segment is still being prepared"
+    )]
     Full {
         /// Bytes waiting.
         queued: usize,

@@ -47,6 +47,7 @@ mod aside;
 mod core;
 mod dump;
 mod error;
+mod follower;
 mod frame;
 pub(crate) mod fuzzing;
 mod gathered;
@@ -378,6 +379,23 @@ impl Log {
             }
         }
         Ok(found.pop().filter(|record| record.lsn == lsn))
+    }
+
+    /// Ordinary appends wait from here on while records of more than `limit` bytes are appended and not [`followed`](Log::followed).
+    pub(crate) fn follow(&self, limit: u64) {
+        let core = self.core();
+        core.follower.begin(core.queue.lock().appended, limit);
+    }
+
+    /// Records whose frames have so many bytes were taken into state.
+    pub(crate) fn followed(&self, bytes: u64) {
+        self.core().followed(bytes);
+    }
+
+    /// State follows no more: nobody waits for it.
+    pub(crate) fn unfollow(&self) {
+        self.core().follower.end();
+        self.core().wake_behind();
     }
 
     /// The records that were carried out of segments before they were trimmed.

@@ -9,6 +9,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::core::{Core, Queue};
 use super::error::OpenError;
+use super::follower::Follower;
 use super::options::LogOptions;
 use super::recovery::{Recovered, RecoveryReport, TailState, recover};
 use super::residue::Residue;
@@ -134,6 +135,7 @@ fn assemble(
         trimming: Mutex::default(),
         residue,
         spares,
+        follower: Follower::none(),
         metrics,
         groups: AtomicU64::new(0),
         syncs: AtomicU64::new(0),

@@ -170,6 +170,8 @@ impl Core {
         let mut queue = self.queue.lock();
         let list = if !queue.has_room(self.options.queue_bytes_max) {
             &mut queue.room
+        } else if priority == Priority::Ordinary && !queue.is_over() && self.is_behind(queue.appended) {
+            &mut queue.behind
         } else if !queue.is_over() && self.spares.refused(priority) {
             &mut queue.space
         } else {
@@ -179,6 +181,35 @@ impl Core {
             list.push(waker.clone());
         }
         true
+    }
+
+    /// The follower is too far behind, and learns that somebody waits for it.
+    fn is_behind(&self, appended: u64) -> bool {
+        if self.follower.behind(appended).is_none() {
+            return false;
+        }
+        self.follower.await_it();
+        self.follower.behind(appended).is_some()
+    }
+
+    /// The follower has taken in records of so many bytes (frames).
+    pub fn followed(&self, bytes: u64) {
+        if self.follower.advance(bytes) {
+            self.wake_behind();
+        }
+    }
+
+    /// Wakes those who wait for the follower, where it has come near enough.
+    pub fn wake_behind(&self) {
+        let behind = {
+            let mut queue = self.queue.lock();
+            if self.follower.behind(queue.appended).is_some() {
+                return;
+            }
+            self.follower.told();
+            std::mem::take(&mut queue.behind)
+        };
+        behind.into_iter().for_each(Waker::wake);
     }
 
     /// Wakes those who wait for segments.

@@ -63,6 +63,7 @@ pub const ALL: &[Described] = &[
         "1 while there is no room for more log segments (full disk or disk budget), else 0",
     ),
     counter(LOG_REFUSED_TOTAL, Unit::Count, "Appends refused because there was no room"),
+    counter(LOG_HELD_BACK_TOTAL, Unit::Count, "Appends that had to wait because state was too far behind the log"),
     counter(DROPPED_RECORDS, Unit::Count, "Messages that a sink was passed by and did not store, by sink and reason"),
     counter(
         LOG_DAMAGE_GAP_RECORDS_TOTAL,
