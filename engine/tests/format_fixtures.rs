@@ -227,7 +227,7 @@ fn make_log() -> ForgettingDisk {
     // A sealed segment: every kind, in groups of three; then one record of it damaged and the segment repaired, for a gap of that kind.
     let log = open(1_700_000_000_000_000, Durability::Synced);
     for group in records(&events()).chunks(3) {
-        log.append_durable(group.to_vec()).unwrap();
+        log.append_durable(group).unwrap();
     }
     let last = records(&[Event::Published(Published { message: message("damaged", b"1"), packet_id: None, epoch: 1 })]);
     let damaged = log.append_durable(last).unwrap().first;

@@ -45,7 +45,7 @@ enum Stretch {
     /// The newest that match, and how many do.
     Scan {
         first: Lsn,
-        reader: Reader,
+        reader: Box<Reader>,
         last: VecDeque<Lsn>,
         count: u64,
     },
@@ -125,7 +125,7 @@ impl Newest {
                     // All are found; the log is not read for a mere count.
                     self.below = first;
                 } else {
-                    let reader = log.reader(first)?;
+                    let reader = Box::new(log.reader(first)?);
                     self.stretch = Some(Stretch::Scan { first, reader, last: VecDeque::new(), count: 0 });
                 }
             }
@@ -167,7 +167,7 @@ impl Newest {
     fn scan(
         &mut self,
         first: Lsn,
-        mut reader: Reader,
+        mut reader: Box<Reader>,
         mut last: VecDeque<Lsn>,
         mut count: u64,
     ) -> Result<(), ReadError> {
