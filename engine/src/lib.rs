@@ -112,6 +112,8 @@ pub mod simulation {
 #[doc(hidden)]
 pub mod fuzzing {
     pub use crate::log::fuzzing::{FuzzedFrame, decode_frame, encode_frame};
+    pub use crate::log::residue::fuzzing::{ReadResidue, read_residue, repair_residue, residue_of};
+    pub use crate::postings::fuzzing::{IndexedRecord, Places, index_of, repair_index, search_index};
     pub use crate::trie::Trie;
 }
 

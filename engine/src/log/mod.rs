@@ -59,7 +59,7 @@ mod plan;
 mod reader;
 mod recovery;
 mod repair;
-mod residue;
+pub(crate) mod residue;
 mod room;
 mod run;
 mod scan;

@@ -74,6 +74,7 @@ pub(crate) struct SegmentIndex {
     topics: u64,
     seed: u32,
     source: Source,
+    len: u64,
     filter: Buffer,
     names: Vec<u8>,
     pub(super) blocks: Vec<BlockRef>,
@@ -121,6 +122,9 @@ impl SegmentIndex {
         let log_id = header.get(16..).and_then(|b| b.first_chunk::<16>()).copied().unwrap_or_default();
         let of = Identity { log_id, first: Lsn(long(32)?), next: Lsn(long(40)?), end: long(48)? };
         let (filter_len, table_len) = (number(76)? as usize, number(80)? as usize);
+        if (HEADER + filter_len + table_len) as u64 > len {
+            return Err(IndexFault::Damaged("it is shorter than its head says"));
+        }
         let mut head = source.read(HEADER as u64, filter_len + table_len)?;
         if crc32fast::hash(&head) != number(84)? {
             return Err(IndexFault::Damaged("the checksum of its head does not match"));
@@ -132,6 +136,7 @@ impl SegmentIndex {
             topics: long(64)?,
             seed: seed(&log_id, of.first),
             source,
+            len,
             filter,
             names: Vec::new(),
             blocks: Vec::new(),
@@ -343,6 +348,9 @@ impl Entry<'_> {
             let len = list.size()?;
             chunks.push((Lsn(lsn), at, len));
             at = at.saturating_add(len as u64);
+            if at > self.index.len {
+                return Err(IndexFault::Damaged("a chunk that reaches beyond the file"));
+            }
         }
         Ok(chunks)
     }

@@ -53,6 +53,7 @@ mod catalog;
 mod catalog_tests;
 mod coding;
 mod found;
+pub(crate) mod fuzzing;
 mod index;
 mod indexer;
 mod membership;

@@ -17,6 +17,7 @@
 
 mod checkpoint;
 mod codec;
+mod derived;
 mod format;
 pub mod seeds;
 mod segments;
@@ -48,6 +49,8 @@ pub const TARGETS: &[Target] = &[
     ),
     target("trim_intent", trim_intent::check, "only an intent whose checksum holds removes segments"),
     target("checkpoint", checkpoint::check, "a checkpoint is read or refused, and written again it reads the same"),
+    target("topic_index", derived::topic_index, "an index finds exactly what matches; any bytes as one do no harm"),
+    target("residue", derived::residue, "any bytes as a residue file: refused, or records in order and no others"),
     target("event_body", codec::event_body, "a record's body that decodes encodes to the same event"),
     target("state_row", codec::state_row, "a row of the state index that is taken gives the same row again"),
     target("mqtt_packet", codec::mqtt_packet, "bytes of a client whole and one at a time: the same packets"),

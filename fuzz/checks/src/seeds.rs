@@ -3,10 +3,11 @@
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use forebay_broker_adapter::codec::{Packet, Publish, Version, encode};
-use forebay_engine::Lsn;
 use forebay_engine::event::{Event, Message, Published, QoS, SessionOpened, Subscribed, SubscriptionOptions, Will};
-use forebay_engine::fuzzing::{FuzzedFrame, encode_frame};
+use forebay_engine::fuzzing::{FuzzedFrame, encode_frame, index_of, residue_of};
+use forebay_engine::{Lsn, Record};
 
+use crate::derived;
 use crate::segments::written;
 
 /// Name and bytes of each generated seed of a target.
@@ -17,6 +18,8 @@ pub fn of(target: &str) -> Vec<(String, Vec<u8>)> {
         "segments" => segments(),
         "trim_intent" => trim_intents(),
         "checkpoint" => checkpoints(),
+        "topic_index" => indexes(),
+        "residue" => residues(),
         "event_body" => events(),
         "mqtt_packet" => packets(),
         _ => Vec::new(),
@@ -95,6 +98,43 @@ fn checkpoints() -> Vec<(String, Vec<u8>)> {
     };
     let sink: (&[u8], &[u8]) = (b"K\x04sink", &[9, 0, 0, 0, 0, 0, 0, 0]);
     vec![("empty".into(), file(&[])), ("row".into(), file(&[sink]))]
+}
+
+/// Records from which an index is made, few and enough for lists in chunks of their own; and the index itself.
+fn indexes() -> Vec<(String, Vec<u8>)> {
+    let few: Vec<u8> = (0..12u8).flat_map(|i| [i % 3, 0, i * 20, i]).collect();
+    let many: Vec<u8> = (0..400u16).flat_map(|i| [0, 0, u8::from(i % 7 == 0) * 150, 5]).collect();
+    let mut out = Vec::new();
+    for (name, data) in [("few", few), ("many", many)] {
+        let records = derived::records(&data);
+        let next = records.last().map_or(0, |last| last.1 + 1);
+        let index = index_of(derived::LOG_ID, 100, next, &records);
+        out.push((name.to_owned(), [&[0][..], &data].concat()));
+        out.push((format!("{name}-bytes"), [&[1][..], &index].concat()));
+        out.push((format!("{name}-repaired"), [&[3][..], &index].concat()));
+    }
+    out
+}
+
+fn residues() -> Vec<(String, Vec<u8>)> {
+    let record = |lsn: u64, topic: &str| {
+        let event = Event::Published(Published {
+            message: Message { topic: topic.into(), ..message() },
+            packet_id: None,
+            epoch: 0,
+        });
+        let mut body = Vec::new();
+        event.encode(&mut body);
+        Record { lsn: Lsn(lsn), time_us: 1_700_000_000_000_000 + lsn, kind: event.kind(), body: body.into() }
+    };
+    let records: Vec<Record> = [(7, "a"), (9, "a/b"), (12, "c"), (20, "a/b")].map(|(lsn, t)| record(lsn, t)).to_vec();
+    let file = |records: &[Record]| residue_of(derived::LOG_ID, 5, 30, records).unwrap_or_default();
+    let input = |flags: u8, records: &[Record]| [&[flags][..], &file(records)].concat();
+    vec![
+        ("empty".into(), input(0, &[])),
+        ("four".into(), input(0, &records)),
+        ("four-repaired".into(), input(1, &records)),
+    ]
 }
 
 fn message() -> Message {

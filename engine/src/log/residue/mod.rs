@@ -40,6 +40,7 @@
 
 mod file;
 mod format;
+pub(crate) mod fuzzing;
 #[cfg(test)]
 mod tests;
 mod writer;
