@@ -24,7 +24,9 @@ fn main() -> ExitCode {
     let options = &cli.options;
     let result = match cli.command.as_ref().unwrap_or(&Command::Run) {
         Command::Run => server::run(options),
-        Command::Check => cli::check::run(options),
+        Command::Check { connect } => cli::check::run(options, *connect),
+        Command::Explain(example) => cli::explain::run(options, example),
+        Command::Schema { database } => cli::explain::schema(database),
         Command::Status => cli::admin::status(options),
         Command::Log { what } => cli::log::run(options, what),
         Command::Cursor { what } => cli::log::cursors(options, what),

@@ -45,6 +45,76 @@ fn check_of_the_defaults_is_in_order() {
 }
 
 #[test]
+fn check_connect_says_of_each_database_whether_it_can_be_written_to_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(&["check", "--connect"], dir.path());
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("sqlite/default: ") && text.contains("is made at the start"), "{text}");
+    assert!(!dir.path().join("forebay-data").exists(), "check must not create anything");
+    // A table of somebody else's with the same name.
+    std::fs::create_dir(dir.path().join("forebay-data")).unwrap();
+    let file = dir.path().join("forebay-data/forebay.db");
+    let mut sqlite = std::process::Command::new("sqlite3");
+    assert!(
+        sqlite.arg(&file).arg("create table mqtt_msg (id integer primary key, body text)").status().unwrap().success()
+    );
+    let output = run(&["check", "--connect", "--json"], dir.path());
+    assert_eq!(code(&output), 1);
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(value["ok"], false);
+    let text = value["databases"][0]["text"].as_str().unwrap();
+    assert!(text.contains("table mqtt_msg lacks msgid, topic, sender"), "{text}");
+}
+
+#[test]
+fn explain_shows_which_rules_fire_what_they_execute_and_how_often() {
+    let dir = tempfile::tempdir().unwrap();
+    let rules = r##"
+backend.sqlite.pool1.file = x.db
+backend.sqlite.hook.message.publish.1 = {"topic": "a/#", "action": {"function": "on_message_publish"}, "pool": "pool1"}
+backend.sqlite.hook.message.publish.2 = {"topic": "a/+", "action": {"sql": ["insert into t (x) values (${payload})"]}, "pool": "pool1"}
+backend.sqlite.hook.message.publish.3 = {"topic": "b", "action": {"function": "on_message_publish"}, "pool": "pool1"}
+backend.sqlite.hook.session.subscribed.1 = {"topic": "#", "action": {"function": "on_message_fetch"}, "pool": "pool1"}
+"##;
+    std::fs::write(dir.path().join("rules.conf"), rules).unwrap();
+    std::fs::write(dir.path().join("payload"), "21 degrees").unwrap();
+    let explain = |qos: &str| {
+        let arguments =
+            ["explain", "--topic", "a/b", "--payload", "payload", "--qos", qos, "--json", "--backends", "rules.conf"];
+        let output = run(&arguments, dir.path());
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        value.as_array().unwrap().clone()
+    };
+    let fired = explain("1");
+    let rule = |n: usize| (fired[n]["hook"].as_str().unwrap(), fired[n]["rule"].as_u64().unwrap());
+    assert_eq!(
+        (0..fired.len()).map(rule).collect::<Vec<_>>(),
+        [("session.subscribed", 1), ("message.publish", 1), ("message.publish", 2)]
+    );
+    assert_eq!(fired[0]["remark"], "reads only");
+    assert!(fired[1]["operations"][0]["operation"].as_str().unwrap().contains("'21 degrees'"), "{fired:?}");
+    assert_eq!(fired[2]["operations"][0]["operation"], "insert into t (x) values (?) -- '21 degrees'");
+    assert_eq!(fired[2]["operations"][0]["at_worst"], "once");
+    // on_message_publish is for QoS 1 and 2.
+    assert_eq!(explain("0")[1]["remark"], "not for this message");
+    assert!(!dir.path().join("forebay-data").exists() && !dir.path().join("x.db").exists());
+    assert_eq!(code(&run(&["explain", "--topic", "a/#"], dir.path())), 2);
+}
+
+#[test]
+fn schema_prints_what_is_made_and_names_the_databases_it_knows() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(&["schema", "sqlite"], dir.path());
+    assert_eq!(code(&output), 0);
+    assert!(String::from_utf8(output.stdout).unwrap().contains("create table if not exists mqtt_msg"));
+    let output = run(&["schema", "oracle"], dir.path());
+    assert_eq!(code(&output), 2);
+    assert!(stderr(&output).contains("there are: sqlite"), "{}", stderr(&output));
+}
+
+#[test]
 fn an_mqtt_address_in_use_ends_with_4_and_names_the_remedy() {
     let dir = tempfile::tempdir().unwrap();
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -9,8 +9,10 @@
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod dead_letter;
+pub mod explain;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod inspect;
 #[cfg_attr(
     not(any(feature = "sqlite", feature = "mysql", feature = "pgsql")),
     allow(dead_code, reason = "the databases' lookups use it")
@@ -35,5 +37,5 @@ pub const AVAILABLE: &[rule::Database] = &[
 ];
 
 pub use lookup::Lookups;
-pub use registry::{Sinks, SinksOptions, StartError};
+pub use registry::{DatabaseOptions, Sinks, SinksOptions, StartError};
 pub use runtime::{ResetError, ResetTo, SinkState, SinkStatus};

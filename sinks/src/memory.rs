@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use crate::rule::Rule;
 use crate::sink::{
-    Batch, BatchLimits, EncodeError, Kept, PREFIX_LANE, Positions, Sink, SinkRecord, Verdict, WriteError,
+    Batch, BatchLimits, EncodeError, Finding, Kept, PREFIX_LANE, Positions, Sink, SinkRecord, Verdict, WriteError,
 };
 
 /// What the database does with calls.
@@ -148,6 +148,10 @@ impl Sink for MemorySink {
         };
         out.push(MemoryOp { key: (record.lsn.0, rule.number), order, value });
         Ok(())
+    }
+
+    async fn inspect(&self) -> Vec<Finding> {
+        Vec::new()
     }
 
     fn weight(&self, op: &MemoryOp) -> usize {

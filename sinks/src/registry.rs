@@ -15,7 +15,7 @@ use forebay_engine::Lsn;
 
 use crate::dead_letter::{DeadLetterError, DeadLetters, LetterStore};
 use crate::lookup::{self, Lookup, Lookups};
-use crate::rule::{Database, Location, Pool, RuleSet};
+use crate::rule::{Database, Location, Pool, Rule, RuleSet};
 use crate::runtime::plan::Plan;
 use crate::runtime::{self, ResetError, ResetTo, RuntimeOptions, SinkHandle, SinkStatus};
 use crate::source::Source;
@@ -23,13 +23,20 @@ use crate::source::Source;
 /// Opens the store of a sink's dead letters; the argument is the sink's name.
 pub type OpenLetters = Arc<dyn Fn(&str) -> Result<Arc<dyn LetterStore>, String> + Send + Sync>;
 
-/// Settings for all sinks.
-#[derive(Clone)]
-pub struct SinksOptions {
+/// What a database has to know besides its pool's settings.
+#[derive(Clone, Debug)]
+pub struct DatabaseOptions {
     /// Relative paths of database files are taken from here.
     pub data_dir: PathBuf,
     /// The node's name in the databases.
     pub node_name: String,
+}
+
+/// Settings for all sinks.
+#[derive(Clone)]
+pub struct SinksOptions {
+    /// What the databases have to know.
+    pub databases: DatabaseOptions,
     /// How long a lookup may keep a client waiting.
     pub lookup_deadline: Duration,
     /// Settings of each sink's runtime.
@@ -40,10 +47,7 @@ pub struct SinksOptions {
 
 impl fmt::Debug for SinksOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SinksOptions")
-            .field("data_dir", &self.data_dir)
-            .field("node_name", &self.node_name)
-            .finish_non_exhaustive()
+        f.debug_struct("SinksOptions").field("databases", &self.databases).finish_non_exhaustive()
     }
 }
 
@@ -108,13 +112,11 @@ impl Sinks {
             if sinks.contains_key(&name) {
                 continue;
             }
-            let Some(pool) = rules.pools.iter().find(|p| p.database == rule.database && p.name == rule.pool) else {
-                let database = rule.database.name().to_owned();
-                return Err(StartError::NoPool { at: rule.at.clone(), pool: rule.pool.clone(), database });
-            };
+            let pool = pool_of(rules, rule)?;
             let plan = Plan::of_pool(rules, rule.database, &rule.pool, &name);
-            let (handle, entry) = start_one(&name, pool, plan, &source, options, &rule.at)?;
-            lookups.extend(entry);
+            let start = Start { name: &name, plan, source: &source, options };
+            let (handle, entry) = visit(pool, &options.databases, &rule.at, start)??;
+            lookups.push(entry);
             sinks.insert(name, handle);
         }
         Ok(Sinks { sinks, lookups: Lookups::new(lookups) })
@@ -183,16 +185,23 @@ impl Sinks {
     }
 }
 
-type Started = (Arc<SinkHandle>, Option<lookup::Entry>);
+type Started = (Arc<SinkHandle>, lookup::Entry);
 
-fn start_one(
-    name: &str,
+/// What is done with a pool's database, of whichever type it is.
+pub(crate) trait Visit {
+    /// What comes of it.
+    type Out;
+    /// Does it.
+    fn with<S: Lookup>(self, sink: S) -> Self::Out;
+}
+
+/// The one `match` over databases. Connects to nothing.
+pub(crate) fn visit<V: Visit>(
     pool: &Pool,
-    plan: Plan,
-    source: &Arc<dyn Source>,
-    options: &SinksOptions,
+    options: &DatabaseOptions,
     at: &Location,
-) -> Result<Started, StartError> {
+    visitor: V,
+) -> Result<V::Out, StartError> {
     let no_driver = |remedy| StartError::NoDriver {
         at: at.clone(),
         what: format!("the rule for pool {}", pool.name),
@@ -203,7 +212,7 @@ fn start_one(
         #[cfg(feature = "sqlite")]
         Database::Sqlite => {
             let config = crate::sqlite::SqliteConfig::from_pool(pool, &options.data_dir, &options.node_name);
-            start_with_lookups(crate::sqlite::SqliteSink::new(config), name, plan, source, options)
+            Ok(visitor.with(crate::sqlite::SqliteSink::new(config)))
         }
         #[cfg(not(feature = "sqlite"))]
         Database::Sqlite => Err(no_driver("build with the feature `sqlite`")),
@@ -211,22 +220,48 @@ fn start_one(
     }
 }
 
-/// Starts a sink whose database is also read from.
-fn start_with_lookups<S: Lookup>(
-    sink: S,
-    name: &str,
+/// What a database's tables, keys or collections are expected to be, as `forebay schema` prints it; `None` where this build has no
+/// driver for it.
+#[must_use]
+pub fn schema(database: Database) -> Option<String> {
+    match database {
+        #[cfg(feature = "sqlite")]
+        Database::Sqlite => Some(crate::sqlite::schema_text()),
+        _ => None,
+    }
+}
+
+/// The pool that a rule names.
+pub(crate) fn pool_of<'a>(rules: &'a RuleSet, rule: &Rule) -> Result<&'a Pool, StartError> {
+    rules.pools.iter().find(|p| p.database == rule.database && p.name == rule.pool).ok_or_else(|| StartError::NoPool {
+        at: rule.at.clone(),
+        pool: rule.pool.clone(),
+        database: rule.database.name().to_owned(),
+    })
+}
+
+/// Starts a sink.
+struct Start<'a> {
+    name: &'a str,
     plan: Plan,
-    source: &Arc<dyn Source>,
-    options: &SinksOptions,
-) -> Result<Started, StartError> {
-    let failed = |reason: String| StartError::Letters { sink: name.to_owned(), reason };
-    let store = (options.open_letters)(name).map_err(failed)?;
-    let letters = DeadLetters::open(name, store).map_err(|e| failed(e.to_string()))?;
-    let rules = plan.rules().to_vec();
-    let sink = Arc::new(sink);
-    let handle = Arc::new(runtime::spawn(name, sink.clone(), plan, source.clone(), letters, options.runtime));
-    let entry = lookup::Entry::new(sink, handle.clone(), source.clone(), rules, options.lookup_deadline);
-    Ok((handle, Some(entry)))
+    source: &'a Arc<dyn Source>,
+    options: &'a SinksOptions,
+}
+
+impl Visit for Start<'_> {
+    type Out = Result<Started, StartError>;
+
+    fn with<S: Lookup>(self, sink: S) -> Self::Out {
+        let Start { name, plan, source, options } = self;
+        let failed = |reason: String| StartError::Letters { sink: name.to_owned(), reason };
+        let store = (options.open_letters)(name).map_err(failed)?;
+        let letters = DeadLetters::open(name, store).map_err(|e| failed(e.to_string()))?;
+        let rules = plan.rules().to_vec();
+        let sink = Arc::new(sink);
+        let handle = Arc::new(runtime::spawn(name, sink.clone(), plan, source.clone(), letters, options.runtime));
+        let entry = lookup::Entry::new(sink, handle.clone(), source.clone(), rules, options.lookup_deadline);
+        Ok((handle, entry))
+    }
 }
 
 /// The name of a pool's sink.

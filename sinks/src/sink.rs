@@ -129,6 +129,66 @@ pub enum WriteError {
     Whole(BoxError),
 }
 
+/// How often an operation may take effect at worst, after a crash or a lost answer in the most unlucky moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtWorst {
+    /// Once: it is in one transaction with the sink's position, or the database refuses to do it again.
+    Once,
+    /// It may be sent again, and then changes nothing.
+    SameAgain,
+    /// It may take effect more than once: the user wrote it so, and this database can't prevent it.
+    AtLeastOnce,
+}
+
+impl AtWorst {
+    /// In words.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            AtWorst::Once => "once",
+            AtWorst::SameAgain => "once (sent again it changes nothing)",
+            AtWorst::AtLeastOnce => "at least once",
+        }
+    }
+}
+
+/// What looking at a database found, in one line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What was found, and what to do about it.
+    pub text: String,
+}
+
+/// How bad a [`Finding`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// In order.
+    Fine,
+    /// It works, and will fall short.
+    Warning,
+    /// Nothing would be stored.
+    Fault,
+}
+
+impl Finding {
+    /// A finding that is in order.
+    pub fn fine(text: impl Into<String>) -> Finding {
+        Finding { severity: Severity::Fine, text: text.into() }
+    }
+
+    /// A finding that falls short.
+    pub fn warning(text: impl Into<String>) -> Finding {
+        Finding { severity: Severity::Warning, text: text.into() }
+    }
+
+    /// A finding that keeps the sink from working.
+    pub fn fault(text: impl Into<String>) -> Finding {
+        Finding { severity: Severity::Fault, text: text.into() }
+    }
+}
+
 impl WriteError {
     /// A [`WriteError::Busy`] without a wish for the wait.
     pub fn busy(cause: impl Into<BoxError>) -> WriteError {
@@ -176,6 +236,15 @@ pub trait Sink: Send + Sync + Sized + 'static {
     fn render(&self, op: &Self::Op) -> String {
         format!("{op:?}")
     }
+
+    /// How often the operation may take effect at worst; `forebay explain` shows it.
+    fn at_worst(&self, _op: &Self::Op) -> AtWorst {
+        AtWorst::Once
+    }
+
+    /// Looks at the database without changing it: login, tables, rights (`forebay check --connect`). What is missing and would be
+    /// created at the start is in order.
+    fn inspect(&self) -> impl Future<Output = Vec<Finding>> + Send;
 
     /// Opens a connection and creates what is missing.
     fn connect(&self) -> impl Future<Output = Result<Self::Conn, WriteError>> + Send;

@@ -16,7 +16,7 @@ use forebay_sinks::rule::RuleSet;
 use forebay_sinks::runtime::RuntimeOptions;
 use forebay_sinks::sink::Sink;
 use forebay_sinks::sqlite::{SqliteConfig, SqliteSink};
-use forebay_sinks::{Sinks, SinksOptions};
+use forebay_sinks::{DatabaseOptions, Sinks, SinksOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, Connection, Executor};
 
@@ -31,8 +31,7 @@ fn topic(n: usize) -> String {
 
 async fn through_the_sink(log: &MemoryLog, folder: &Path) -> f64 {
     let options = SinksOptions {
-        data_dir: folder.to_owned(),
-        node_name: "forebay@here".into(),
+        databases: DatabaseOptions { data_dir: folder.to_owned(), node_name: "forebay@here".into() },
         lookup_deadline: SinksOptions::LOOKUP_DEADLINE,
         runtime: RuntimeOptions::default(),
         open_letters: Arc::new(|_| Ok(Arc::new(MemoryLetters::default()) as Arc<dyn LetterStore>)),

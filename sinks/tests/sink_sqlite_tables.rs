@@ -14,7 +14,7 @@ use forebay_sinks::dead_letter::{LetterStore, MemoryLetters};
 use forebay_sinks::rule::{Action, Database, Function, Hook, Pool, RuleSet, Setting};
 use forebay_sinks::runtime::RuntimeOptions;
 use forebay_sinks::source::Source;
-use forebay_sinks::{Sinks, SinksOptions, StartError};
+use forebay_sinks::{DatabaseOptions, Sinks, SinksOptions, StartError};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection, Row};
 
@@ -30,8 +30,7 @@ fn set(rules: &[(Hook, Option<&str>, Function)]) -> RuleSet {
 
 fn options(folder: &Path) -> SinksOptions {
     SinksOptions {
-        data_dir: folder.to_owned(),
-        node_name: "forebay@here".into(),
+        databases: DatabaseOptions { data_dir: folder.to_owned(), node_name: "forebay@here".into() },
         lookup_deadline: Duration::from_secs(20),
         runtime: RuntimeOptions::default(),
         open_letters: Arc::new(|_| Ok(Arc::new(MemoryLetters::default()) as Arc<dyn LetterStore>)),

@@ -1,6 +1,10 @@
 //! `forebay check`, and the loading that `forebay run` shares with it.
 
 use std::fmt::Write as _;
+use std::time::Duration;
+
+use forebay_sinks::inspect::{Inspected, inspect};
+use forebay_sinks::sink::{Finding, Severity};
 
 use crate::cli::Options;
 use crate::config::{self, fields, load::Loaded};
@@ -43,27 +47,72 @@ pub fn configuration(options: &Options) -> Result<Configuration, Failure> {
     Ok(Configuration { loaded, rules, warnings })
 }
 
-/// Runs `forebay check`.
+/// How long a database may take to be looked at.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Runs `forebay check`; with `connect` it looks at the databases too.
 ///
 /// # Errors
-/// All faults.
-pub fn run(options: &Options) -> Result<(), Failure> {
+/// All faults; what keeps a database from being written to.
+pub fn run(options: &Options, connect: bool) -> Result<(), Failure> {
     let checked = configuration(options)?;
+    let inspected = if connect { inspect_all(&checked)? } else { Vec::new() };
+    let faults = inspected.iter().flat_map(|i| &i.findings).filter(|f| f.severity == Severity::Fault).count();
     if options.json {
         let shown = |field: &fields::Field| (field.key.to_owned(), field.shown(&checked.loaded.settings).into());
         let settings: serde_json::Map<String, serde_json::Value> = fields::FIELDS.iter().map(shown).collect();
+        let databases: Vec<serde_json::Value> = inspected.iter().flat_map(as_json).collect();
         let value = serde_json::json!({
-            "ok": true,
+            "ok": faults == 0,
             "rules": checked.rules.count(),
             "settings": settings,
             "warnings": checked.warnings,
+            "databases": databases,
         });
         println!("{value}");
-        return Ok(());
+    } else {
+        for warning in &checked.warnings {
+            println!("warning: {warning}");
+        }
+        for (sink, finding) in inspected.iter().flat_map(|i| i.findings.iter().map(move |f| (&i.sink, f))) {
+            println!("{sink}: {}{}", word(finding.severity), finding.text);
+        }
+        if faults == 0 {
+            println!("The configuration is in order: {} rules.", checked.rules.count());
+        }
     }
-    for warning in &checked.warnings {
-        println!("warning: {warning}");
+    match faults {
+        0 => Ok(()),
+        1 => Err(Failure::new(Exit::Failure, "1 fault in the databases")),
+        n => Err(Failure::new(Exit::Failure, format!("{n} faults in the databases"))),
     }
-    println!("The configuration is in order: {} rules.", checked.rules.count());
-    Ok(())
+}
+
+fn word(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Fine => "",
+        Severity::Warning => "warning: ",
+        Severity::Fault => "fault: ",
+    }
+}
+
+fn as_json(inspected: &Inspected) -> Vec<serde_json::Value> {
+    let severity = |finding: &Finding| match finding.severity {
+        Severity::Fine => "fine",
+        Severity::Warning => "warning",
+        Severity::Fault => "fault",
+    };
+    let row = |finding: &Finding| serde_json::json!({ "sink": inspected.sink, "severity": severity(finding), "text": finding.text });
+    inspected.findings.iter().map(row).collect()
+}
+
+fn inspect_all(checked: &Configuration) -> Result<Vec<Inspected>, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::io("starting the runtime", &e))?;
+    let databases = run::databases(&checked.loaded.settings);
+    runtime
+        .block_on(inspect(&checked.rules.set, &databases, CONNECT_DEADLINE))
+        .map_err(|source| Failure::new(Exit::Usage, source.to_string()))
 }

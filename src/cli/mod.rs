@@ -10,6 +10,7 @@ use crate::config::Overrides;
 pub mod admin;
 pub mod check;
 pub mod damage;
+pub mod explain;
 pub mod log;
 
 /// A durable log between an MQTT broker and its databases.
@@ -81,7 +82,18 @@ pub enum Command {
     /// Runs the server (the default).
     Run,
     /// Reads the whole configuration as `run` does, and says all that is wrong with it.
-    Check,
+    Check {
+        /// Connects to each database too: logins, tables and rights. Changes nothing there.
+        #[arg(long)]
+        connect: bool,
+    },
+    /// What the rules do with a message: which fire, what they would execute, and how often at worst. Connects to nothing.
+    Explain(explain::Example),
+    /// What a database is expected to hold: the tables that are made when they are missing, or the keys.
+    Schema {
+        /// sqlite, mysql, pgsql, redis
+        database: String,
+    },
     /// What the running server does.
     Status,
     /// The log.

@@ -23,7 +23,7 @@ mod sinks;
 
 pub use broker::BrokerSide;
 pub use rules::{RuleSource, load as load_rules};
-pub use sinks::SinkSide;
+pub use sinks::{SinkSide, databases};
 
 /// Engine, sinks and broker, running.
 pub struct Stack {

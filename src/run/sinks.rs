@@ -12,7 +12,7 @@ use forebay_sinks::dead_letter::{DeadLetter, DeadLetterError, DeadLetters, Lette
 use forebay_sinks::rule::RuleSet;
 use forebay_sinks::runtime::RuntimeOptions;
 use forebay_sinks::source::EngineSource;
-use forebay_sinks::{Lookups, SinkState, Sinks, SinksOptions};
+use forebay_sinks::{DatabaseOptions, Lookups, SinkState, Sinks, SinksOptions};
 use tokio::runtime::Handle;
 
 use super::RuleSource;
@@ -80,6 +80,11 @@ impl Store for Databases {
     }
 }
 
+/// What the databases have to know besides their pools' settings.
+pub fn databases(settings: &Settings) -> DatabaseOptions {
+    DatabaseOptions { data_dir: settings.data.clone(), node_name: settings.node.name.clone() }
+}
+
 /// Starts a sink for each pool; none where `sinks.enabled` is false. The rules decide what is logged in either case.
 ///
 /// # Errors
@@ -87,8 +92,7 @@ impl Store for Databases {
 pub async fn start(engine: &Engine, rules: &RuleSource, settings: &Settings) -> Result<Box<dyn SinkSide>, Failure> {
     let letters = settings.data.join("dead-letters");
     let options = SinksOptions {
-        data_dir: settings.data.clone(),
-        node_name: settings.node.name.clone(),
+        databases: databases(settings),
         lookup_deadline: Duration::from_millis(settings.sinks.lookup_deadline_ms),
         runtime: RuntimeOptions {
             request_deadline: Duration::from_millis(settings.sinks.request_deadline_ms),

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::Fault;
 use crate::rule::Rule;
-use crate::sink::{Batch, BatchLimits, EncodeError, Kept, Sink, SinkRecord, WriteError};
+use crate::sink::{AtWorst, Batch, BatchLimits, EncodeError, Finding, Kept, Sink, SinkRecord, WriteError};
 
 /// Another sink with a link that can be broken. Clones share the fault.
 #[derive(Clone, Debug)]
@@ -72,6 +72,12 @@ impl<S: Sink> Sink for Faulty<S> {
     }
     fn render(&self, op: &S::Op) -> String {
         self.inner.render(op)
+    }
+    fn at_worst(&self, op: &S::Op) -> AtWorst {
+        self.inner.at_worst(op)
+    }
+    async fn inspect(&self) -> Vec<Finding> {
+        self.inner.inspect().await
     }
     async fn connect(&self) -> Result<S::Conn, WriteError> {
         if self.fault.lock().0 == Fault::Down {

@@ -152,6 +152,20 @@ impl Hook {
 }
 
 impl Function {
+    /// True for functions that read from the database and store nothing.
+    #[must_use]
+    pub fn reads(self) -> bool {
+        matches!(
+            self,
+            Function::SubscribeLookup
+                | Function::MessageFetch
+                | Function::MessageFetchForQueue
+                | Function::MessageFetchForPubsub
+                | Function::MessageFetchForKeepLatest
+                | Function::RetainLookup
+        )
+    }
+
     /// All of them.
     pub const ALL: [Function; 18] = [
         Function::ClientConnected,

@@ -54,6 +54,14 @@ impl Plan {
         })
     }
 
+    /// Rules of the event's hook whose topic fits, with their index, also those that have nothing to store for it.
+    pub(crate) fn concerned<'a>(&'a self, event: &Event) -> impl Iterator<Item = (usize, &'a Rule)> {
+        let subject = Subject::of(event);
+        let fits = |rule: &Rule| subject.as_ref().is_some_and(|s| rule.hook == s.hook && topic_fits(rule, s.topic));
+        let found: Vec<(usize, &Rule)> = self.rules.iter().enumerate().filter(|(_, rule)| fits(rule)).collect();
+        found.into_iter()
+    }
+
     /// True when the event is a row that was imported from this very sink: it is not written back there.
     #[must_use]
     pub fn is_own_import(&self, event: &Event) -> bool {

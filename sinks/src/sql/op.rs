@@ -5,6 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use bytestring::ByteString;
 
+use super::text::datetime;
+
 /// A bound parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
@@ -100,11 +102,62 @@ pub(crate) fn weight(op: &SqlOp) -> usize {
     }
 }
 
-/// The operation as an operator reads it.
+/// The operation as an operator reads it: what a statement for it alone would be.
 pub(crate) fn render(op: &SqlOp) -> String {
+    let message = |table: &str, row: &MessageRow| {
+        let (retain, keeps) =
+            if table == "mqtt_msg" { (", retain", format!(", {}", u8::from(row.retain))) } else { ("", String::new()) };
+        let expiry = row.expires_us.map(|us| format!(" -- goes at {} UTC", datetime(us))).unwrap_or_default();
+        format!(
+            "insert into {table} (msgid, topic, sender, qos{retain}, payload, arrived) values ('{}', '{}', '{}', {}{keeps}, {}, '{}'){expiry}",
+            row.msgid,
+            row.topic,
+            row.sender,
+            row.qos,
+            shown(&row.payload),
+            datetime(row.at_us)
+        )
+    };
     match op {
-        SqlOp::Statement { sql, values } => format!("{sql} -- {values:?}"),
-        other => format!("{other:?}"),
+        SqlOp::Online { client, at_us } => format!(
+            "insert or update mqtt_client: clientid '{client}', state 1, online_at '{}', offline_at null",
+            datetime(*at_us)
+        ),
+        SqlOp::Offline { client, at_us } => {
+            format!("update mqtt_client set state = 0, offline_at = '{}' where clientid = '{client}'", datetime(*at_us))
+        }
+        SqlOp::Message(row) => message("mqtt_msg", row),
+        SqlOp::Latest(row) => format!("{}; older messages of the topic go", message("mqtt_msg", row)),
+        SqlOp::Retain(row) => format!("{}; in place of the topic's row", message("mqtt_retain", row)),
+        SqlOp::RetainDelete { topic } => format!("delete from mqtt_retain where topic = '{topic}'"),
+        SqlOp::Acked { client, topic, msgid, .. } => format!(
+            "insert or update mqtt_acked: clientid '{client}', topic '{topic}', mid = (id of '{msgid}' in mqtt_msg)"
+        ),
+        SqlOp::Remove { msgid } => format!("delete from mqtt_msg where msgid = '{msgid}'"),
+        SqlOp::AckedDelete { client, filter } => {
+            format!("delete from mqtt_acked where clientid = '{client}' and topic matches '{filter}'")
+        }
+        SqlOp::Imported { msgid, key } => format!("row {key} of another program is '{msgid}' from now on"),
+        SqlOp::Statement { sql, values } => {
+            let values: Vec<String> = values.iter().map(shown).collect();
+            format!("{sql} -- {}", values.join(", "))
+        }
+    }
+}
+
+/// A value as it would stand in a statement; long ones are cut.
+fn shown(value: &Value) -> String {
+    const LONGEST: usize = 200;
+    match value {
+        Value::Int(number) => number.to_string(),
+        Value::Text(text) if text.chars().count() > LONGEST => {
+            format!("'{}'... ({} bytes)", text.chars().take(LONGEST).collect::<String>(), text.len())
+        }
+        Value::Text(text) => format!("'{text}'"),
+        Value::Blob(bytes) => {
+            let hex: String = bytes.iter().take(LONGEST / 2).map(|byte| format!("{byte:02x}")).collect();
+            if bytes.len() > LONGEST / 2 { format!("x'{hex}'... ({} bytes)", bytes.len()) } else { format!("x'{hex}'") }
+        }
     }
 }
 

@@ -7,9 +7,11 @@
 
 mod config;
 mod error;
+mod inspect;
 mod lookup;
 mod schema;
 mod write;
 
 pub use config::SqliteConfig;
+pub(crate) use schema::schema_text;
 pub use write::{SqliteConn, SqliteSink};

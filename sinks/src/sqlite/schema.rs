@@ -46,3 +46,8 @@ pub(super) const STATEMENTS: &[&str] = &[
         primary key (msgid, kind)) without rowid",
     "create index if not exists forebay_expiry_due on forebay_expiry (expires_us)",
 ];
+
+/// The statements as a script.
+pub(crate) fn schema_text() -> String {
+    STATEMENTS.iter().map(|statement| format!("{statement};\n")).collect()
+}

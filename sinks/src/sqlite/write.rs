@@ -14,7 +14,8 @@ use super::error::{is_own_fault, map, map_built_in};
 use super::schema;
 use crate::rule::Rule;
 use crate::sink::{
-    Batch, BatchLimits, EncodeError, Entry, Kept, PREFIX_LANE, Positions, Sink, SinkRecord, Verdict, WriteError,
+    Batch, BatchLimits, EncodeError, Entry, Finding, Kept, PREFIX_LANE, Positions, Sink, SinkRecord, Verdict,
+    WriteError,
 };
 use crate::sql::statements::{Placeholders, Statements};
 use crate::sql::text::{datetime, places, powers};
@@ -269,6 +270,10 @@ impl Sink for SqliteSink {
 
     fn render(&self, op: &SqlOp) -> String {
         sql::render(op)
+    }
+
+    async fn inspect(&self) -> Vec<Finding> {
+        super::inspect::inspect(self).await
     }
 
     async fn connect(&self) -> Result<SqliteConn, WriteError> {

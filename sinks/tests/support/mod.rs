@@ -16,7 +16,7 @@ use forebay_sinks::rule::{RuleSet, parse_conf};
 use forebay_sinks::runtime::RuntimeOptions;
 use forebay_sinks::runtime::backoff::Backoff;
 use forebay_sinks::source::{BoxFuture, EngineSource, RecordReader, Source};
-use forebay_sinks::{SinkState, SinkStatus, Sinks, SinksOptions};
+use forebay_sinks::{DatabaseOptions, SinkState, SinkStatus, Sinks, SinksOptions};
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection, Row};
@@ -68,8 +68,7 @@ impl World {
     pub fn fresh_sinks(&self) -> Sinks {
         let letters = self.path("letters");
         let options = SinksOptions {
-            data_dir: self.folder.path().to_owned(),
-            node_name: "here".into(),
+            databases: DatabaseOptions { data_dir: self.folder.path().to_owned(), node_name: "here".into() },
             lookup_deadline: Duration::from_millis(2_000),
             runtime: RuntimeOptions {
                 backoff: Backoff { first: Duration::from_millis(5), longest: Duration::from_millis(100) },
