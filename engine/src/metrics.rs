@@ -67,7 +67,7 @@ pub const INDEX_POSTPONED: &str = "forebay_log_indexes_postponed_total";
 pub const OFFLINE_SKIPPED: &str = "forebay_delivery_offline_opts_skipped_total";
 /// Counter: messages not given to a keep-latest subscriber because a newer one of the topic exists.
 pub const SUPERSEDED: &str = "forebay_delivery_superseded_total";
-/// Counter, messages (for sinks: records): let go of by a named policy. Label `reason`: see `DropReason`.
+/// Counter, messages: let go of by a named policy. Label `reason`: see `DropReason`.
 pub const DROPPED: &str = "forebay_dropped_total";
 /// Counter, records: copied out of segments before they were trimmed, because somebody is still owed them.
 pub const CARRIED_RECORDS: &str = "forebay_residue_carried_records_total";

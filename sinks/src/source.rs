@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use forebay_engine::log::{AppendError, ReadError};
+use forebay_engine::state::Gap;
 use forebay_engine::{Engine, Event, Lsn, MsgId, Record};
 
 /// A future behind a pointer.
@@ -32,6 +33,12 @@ pub trait Source: Debug + Send + Sync + 'static {
     fn msgid(&self, lsn: Lsn, time_us: u64) -> MsgId;
     /// A sink's position as the log knows it.
     fn sink_position(&self, sink: &str) -> Option<Lsn>;
+    /// What the sink was passed by because the log had no room, as the log has recorded it: the newest range.
+    fn sink_gap(&self, sink: &str) -> Option<Gap>;
+    /// Says whether the sink looks at [`asked`](Source::asked) from now on.
+    fn follows(&self, sink: &str, follows: bool);
+    /// The record up to which the log has no room to wait for the sink: it records what it loses and goes on behind.
+    fn asked(&self, sink: &str) -> Option<Lsn>;
     /// Record time of the retained message of a topic, us since 1970.
     fn retained_at(&self, topic: &str) -> Option<u64>;
     /// Wall clock, us since 1970.
@@ -102,6 +109,15 @@ impl Source for EngineSource {
     }
     fn sink_position(&self, sink: &str) -> Option<Lsn> {
         self.engine.sink_position(sink)
+    }
+    fn sink_gap(&self, sink: &str) -> Option<Gap> {
+        self.engine.sink_gap(sink)
+    }
+    fn follows(&self, sink: &str, follows: bool) {
+        self.engine.sink_follows(sink, follows);
+    }
+    fn asked(&self, sink: &str) -> Option<Lsn> {
+        self.engine.sink_asked(sink)
     }
     fn retained_at(&self, topic: &str) -> Option<u64> {
         self.engine.retained(topic).map(|m| m.time_us)

@@ -119,4 +119,6 @@ suite!(
     pauses_and_resumes,
     a_wildcard_unsubscribe_is_a_barrier,
     catches_up_after_an_outage_under_load,
+    goes_on_behind_a_recorded_gap,
+    lets_go_when_asked,
 );

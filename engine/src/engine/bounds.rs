@@ -51,6 +51,13 @@ impl QueueBounds {
 pub(super) fn tell(dropped: &Dropped) {
     let count: u64 = dropped.drops.iter().map(|range| range.count).sum();
     metrics::counter!(crate::metrics::DROPPED, "reason" => dropped.reason.as_str()).increment(count);
+    for range in &dropped.drops {
+        if let DropOwner::Sink(sink) = &range.owner {
+            let (sink, reason) = (sink.to_string(), dropped.reason.as_str());
+            metrics::counter!(crate::metrics::DROPPED_RECORDS, "sink" => sink, "reason" => reason)
+                .increment(range.count);
+        }
+    }
     let owners = dropped.drops.len();
     if let Some(first) = dropped.drops.first() {
         let reason = dropped.reason.as_str();
@@ -59,6 +66,17 @@ pub(super) fn tell(dropped: &Dropped) {
             // Bounds of queues act for each message once they are reached.
             DropReason::QueueMessages | DropReason::QueueBytes => {
                 tracing::debug!(reason, count, owners, owner, from, to, "messages were dropped");
+            }
+            DropReason::DiskBudget => {
+                tracing::error!(
+                    reason,
+                    count,
+                    owners,
+                    owner,
+                    from,
+                    to,
+                    "the log has no room: a sink that lags is passed (log.when_full = drop_oldest)"
+                );
             }
             _ => tracing::warn!(reason, count, owners, owner, from, to, "messages were dropped"),
         }

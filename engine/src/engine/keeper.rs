@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
+use super::sinks::Following;
 use super::space::{self, WhenFull};
 use super::trimmer::{AGAIN_AFTER, Step, Trimmer};
 use crate::clock::Clock;
@@ -68,13 +69,20 @@ pub(super) struct Shared {
     checkpointed: Mutex<Lsn>,
     /// Sinks whose positions hold the log.
     sinks: Mutex<Vec<String>>,
+    /// Those that are asked before they are passed.
+    pub(super) following: Following,
     /// A checkpoint is wanted before it is due by the log's volume.
     wanted: AtomicBool,
 }
 
 impl Shared {
     pub(super) fn new(checkpointed: Lsn) -> Shared {
-        Shared { checkpointed: Mutex::new(checkpointed), sinks: Mutex::default(), wanted: AtomicBool::new(false) }
+        Shared {
+            checkpointed: Mutex::new(checkpointed),
+            sinks: Mutex::default(),
+            following: Following::default(),
+            wanted: AtomicBool::new(false),
+        }
     }
 
     /// True once for each time a checkpoint was asked for.
@@ -154,6 +162,9 @@ impl Keeper {
     fn look(&mut self) {
         let now_us = self.clock.now_us();
         let full = self.log.no_space().is_some();
+        if !full {
+            self.shared.following.withdraw();
+        }
         // The wall clock may be set back: then it is time too.
         let waited = Duration::from_micros(now_us.abs_diff(self.room.looked_us));
         if waited < (if full { LOOK_EVERY } else { RETENTION_EVERY }) {
@@ -181,8 +192,13 @@ impl Keeper {
         }
         if *self.shared.checkpointed.lock() < oldest.next {
             self.shared.wanted.store(true, Ordering::Relaxed);
-        } else if !lagging.is_empty() {
-            match space::pass(&self.log, &lagging, oldest.next) {
+            return;
+        }
+        let now_us = self.clock.now_us();
+        let silent = |(sink, _): &(String, Lsn)| !self.shared.following.ask(sink, oldest.next, now_us);
+        let silent: Vec<_> = lagging.into_iter().filter(silent).collect();
+        if !silent.is_empty() {
+            match space::pass(&self.log, &silent, oldest.next) {
                 Ok(last) => self.room.passing = last,
                 Err(error) => tracing::warn!(%error, "sinks that lag could not be passed"),
             }

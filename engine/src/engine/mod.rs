@@ -8,6 +8,7 @@ mod keeper;
 mod manual;
 mod open;
 mod options;
+mod sinks;
 mod space;
 mod trimmer;
 
@@ -312,17 +313,6 @@ impl Engine {
     #[must_use]
     pub fn retained_count(&self) -> usize {
         self.inner.state.read().retained.len()
-    }
-
-    /// A sink's position as the log knows it: every record below is stored or dead-lettered.
-    #[must_use]
-    pub fn sink_position(&self, sink: &str) -> Option<Lsn> {
-        self.inner.state.read().sinks.get(sink).copied()
-    }
-
-    /// Names the sinks whose positions hold the log: nothing they have not stored is trimmed. Others no longer count.
-    pub fn hold_for_sinks(&self, sinks: &[String]) {
-        self.inner.keeper.hold_for_sinks(sinks);
     }
 
     /// Wall clock of the engine, us since 1970.

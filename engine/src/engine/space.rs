@@ -7,7 +7,6 @@ use crate::event::codec::KIND_PUBLISHED;
 use crate::event::{DropOwner, DropReason, Dropped, DroppedRange, Event};
 use crate::ids::Lsn;
 use crate::log::{AppendError, Log, ReadError, SegmentInfo};
-use crate::metrics::DROPPED_RECORDS;
 
 /// What happens to a sink that lags while the log has no room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,15 +47,7 @@ pub(super) fn pass(log: &Log, lagging: &[(String, Lsn)], to: Lsn) -> Result<Opti
         }
     }
     let dropped = Dropped { reason: DropReason::DiskBudget, drops };
-    let appended = super::append(log, &[Event::Dropped(dropped.clone())])?;
-    for range in &dropped.drops {
-        if let DropOwner::Sink(sink) = &range.owner {
-            let reason = dropped.reason.as_str();
-            ::metrics::counter!(DROPPED_RECORDS, "sink" => sink.to_string(), "reason" => reason).increment(range.count);
-            tracing::error!(%sink, from = range.from.0, to = to.0, messages = range.count, "the log has no room: a sink that lags is passed (log.when_full = drop_oldest)");
-        }
-    }
-    Ok(Some(appended.last))
+    Ok(Some(super::append(log, &[Event::Dropped(dropped)])?.last))
 }
 
 fn messages_in(log: &Log, from: Lsn, to: Lsn) -> Result<u64, ReadError> {

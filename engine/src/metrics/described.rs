@@ -80,7 +80,7 @@ pub const ALL: &[Described] = &[
         "Records copied out of segments before they were trimmed: somebody is still owed them",
     ),
     counter(CARRY_UNREADABLE, Unit::Count, "Damaged records in trimmed segments: nobody can tell who was owed them"),
-    counter(DROPPED, Unit::Count, "Messages (for sinks: records) let go of by a named policy, by reason"),
+    counter(DROPPED, Unit::Count, "Messages let go of by a named policy, by reason"),
     gauge(RESIDUE_BYTES, Unit::Bytes, "Bytes of residue files"),
     gauge(RESIDUE_FILES, Unit::Count, "Residue files"),
     counter(RESIDUE_REWRITES, Unit::Count, "Residue files written anew"),

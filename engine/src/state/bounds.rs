@@ -16,17 +16,17 @@ const QUEUE_GAPS_MAX: usize = 10_000;
 /// What an owner lost by a named policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
-    /// The newest range: its first record.
+    /// The newest range: its first record. Ranges of a sink that follow each other without a hole are one.
     pub from: Lsn,
     /// The newest range: the first record behind it.
     pub to: Lsn,
-    /// Messages (for a sink: records) lost in that range.
+    /// Messages lost in that range.
     pub count: u64,
     /// Why.
     pub reason: DropReason,
     /// When it was recorded, us since 1970.
     pub time_us: u64,
-    /// Messages (for a sink: records) lost in all ranges so far.
+    /// Messages lost in all ranges so far.
     pub total: u64,
 }
 
@@ -216,14 +216,20 @@ impl State {
     }
 
     fn note_gap(&mut self, time_us: u64, reason: DropReason, range: &DroppedRange) {
-        if range.count == 0 {
+        // That a sink was passed counts even where it lost no message: its database may still know the place before.
+        if range.count == 0 && !matches!(range.owner, DropOwner::Sink(_)) {
             return;
         }
         let before = self.gaps.get(&range.owner).map_or(0, |gap| gap.total);
+        // A sink that stands still while it is passed again and again lost one range: its database still knows the place before the first.
+        let longer = self
+            .gaps
+            .get(&range.owner)
+            .filter(|gap| matches!(range.owner, DropOwner::Sink(_)) && gap.to == range.from && gap.reason == reason);
         let gap = Gap {
-            from: range.from,
+            from: longer.map_or(range.from, |gap| gap.from),
             to: range.to,
-            count: range.count,
+            count: longer.map_or(0, |gap| gap.count).saturating_add(range.count),
             reason,
             time_us,
             total: before.saturating_add(range.count),

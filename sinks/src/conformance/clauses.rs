@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use forebay_engine::{Lsn, QoS};
+use forebay_engine::event::{DropOwner, DropReason, Dropped, DroppedRange};
+use forebay_engine::state::Gap;
+use forebay_engine::{Event, Lsn, QoS};
 
 use super::{Bench, Fault, Subject, caught_up, rule, until};
 use crate::rule::{Action, Hook};
 use crate::runtime::{ResetTo, SinkState};
+use crate::source::Source;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -210,7 +213,6 @@ pub async fn shuts_down_in_mid_batch<T: Subject>(subject: &T) {
 
 /// A sink that starts again repeats nothing it knows to be done, and reports its position to the log.
 pub async fn positions_survive<T: Subject>(subject: &T) {
-    use crate::source::Source;
     let bench = Bench::new(subject.database());
     let sink = bench.start(subject);
     let last = publish(&bench, 200);
@@ -305,5 +307,102 @@ pub async fn catches_up_after_an_outage_under_load<T: Subject>(subject: &T) {
     caught_up(&bench, &sink, last).await;
     exactly_what_was_published(subject, &bench).await;
     until("the lag is 0", || sink.status().lag_records == 0).await;
+    sink.shutdown(DEADLINE).await;
+}
+
+/// The payloads of all messages, with their numbers.
+fn published(bench: &Bench) -> Vec<(Lsn, Vec<u8>)> {
+    let events = bench.log.events().into_iter().zip(1..);
+    let messages = events.filter_map(|(event, lsn)| match event {
+        Event::Published(p) => Some((Lsn(lsn), p.message.payload.to_vec())),
+        _ => None,
+    });
+    messages.collect()
+}
+
+/// Every message outside the sink's gap is stored, each once; how many inside are not.
+async fn lost_in_the_gap_only<T: Subject>(subject: &T, bench: &Bench, gap: &Gap) -> u64 {
+    let stored = subject.stored().await;
+    let (mut lost, mut elsewhere) = (0, Vec::new());
+    for (lsn, payload) in published(bench) {
+        match stored.get(&payload) {
+            Some(1) => {}
+            None if gap.from <= lsn && lsn < gap.to => lost += 1,
+            times => elsewhere.push((lsn, times.copied())),
+        }
+    }
+    assert!(elsewhere.is_empty(), "missing, or there several times, outside {}..{}: {elsewhere:?}", gap.from, gap.to);
+    lost
+}
+
+/// The log could not wait and has recorded it: the sink goes on behind what is gone. What is gone without a record stays a fault.
+pub async fn goes_on_behind_a_recorded_gap<T: Subject>(subject: &T) {
+    let bench = Bench::new(subject.database());
+    let sink = bench.start(subject);
+    let last = publish(&bench, 50);
+    caught_up(&bench, &sink, last).await;
+    sink.shutdown(DEADLINE).await;
+    until("the position is in the log", || bench.log.sink_position(super::SINK).is_some_and(|p| p > last)).await;
+    publish(&bench, 150);
+    let begin = bench.log.sink_position(super::SINK).unwrap_or_default();
+    // Passed twice while it was away: the database knows the place before the first.
+    for (from, to) in [(begin, Lsn(100)), (Lsn(100), Lsn(130))] {
+        let owner = DropOwner::Sink(super::SINK.into());
+        let count = published(&bench).iter().filter(|(lsn, _)| from <= *lsn && *lsn < to).count() as u64;
+        let drops = vec![DroppedRange { owner, from, to, count }];
+        bench.log.push(&Event::Dropped(Dropped { reason: DropReason::DiskBudget, drops }));
+    }
+    bench.log.trim(Lsn(130));
+    for _ in 0..2 {
+        let sink = bench.start(subject);
+        let last = publish(&bench, 20);
+        caught_up(&bench, &sink, last).await;
+        let gap = sink.status().gap;
+        assert_eq!(gap.map(|gap| (gap.from, gap.to)), Some((begin, Lsn(130))));
+        if let Some(gap) = gap {
+            assert_eq!(lost_in_the_gap_only(subject, &bench, &gap).await, gap.total);
+        }
+        sink.shutdown(DEADLINE).await;
+    }
+    let last = publish(&bench, 50);
+    bench.log.trim(last);
+    let sink = bench.start(subject);
+    until("the operator is told", || sink.status().last_error.is_some_and(|e| e.contains("sink reset"))).await;
+    assert!(sink.status().position < last);
+    sink.shutdown(DEADLINE).await;
+}
+
+/// Asked to let go, a sink counts what it loses by what its database holds, and goes on behind.
+pub async fn lets_go_when_asked<T: Subject>(subject: &T) {
+    let bench = Bench::new(subject.database());
+    let sink = bench.start(subject);
+    let last = publish(&bench, 30);
+    caught_up(&bench, &sink, last).await;
+    subject.fault(Fault::Slow);
+    publish(&bench, 100);
+    sink.pause();
+    publish(&bench, 300);
+    let to = Lsn(300);
+    until("the sink follows", || bench.log.ask(super::SINK, to)).await;
+    until("it lets go", || sink.status().gap.is_some()).await;
+    bench.log.trim(to);
+    subject.fault(Fault::None);
+    sink.resume();
+    let last = publish(&bench, 20);
+    caught_up(&bench, &sink, last).await;
+    if let Some(gap) = sink.status().gap {
+        assert_eq!(gap.to, to);
+        let lost = lost_in_the_gap_only(subject, &bench, &gap).await;
+        if subject.stores_once() {
+            assert_eq!(lost, gap.total);
+        } else {
+            // What was under way is stored perhaps, and nobody can tell.
+            assert!(lost <= gap.total, "{lost} lost, {} counted", gap.total);
+        }
+    }
+    // Where the sink has come further by itself, nothing is to be let go of.
+    assert!(bench.log.ask(super::SINK, last));
+    until("the position is reported", || bench.log.sink_position(super::SINK).is_some_and(|p| p >= last)).await;
+    assert_eq!(sink.status().gap.map(|gap| gap.to), Some(to));
     sink.shutdown(DEADLINE).await;
 }

@@ -1,12 +1,15 @@
 //! A log in memory that fills up while sinks read it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytestring::ByteString;
 use forebay_engine::event::{
-    AckOutcome, Acked, ClientConnected, ClientDisconnected, DisconnectReason, Message, Published, Unsubscribed,
+    AckOutcome, Acked, ClientConnected, ClientDisconnected, DisconnectReason, DropOwner, Dropped, Message, Published,
+    Unsubscribed,
 };
 use forebay_engine::log::{AppendError, ReadError};
+use forebay_engine::state::Gap;
 use forebay_engine::{Event, Lsn, MsgId, QoS, Record};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -21,9 +24,12 @@ pub const BEGIN_US: u64 = 1_704_067_200_000_000;
 pub struct MemoryLog {
     records: Arc<Mutex<Vec<Record>>>,
     grown: Arc<Notify>,
-    sink_positions: Arc<Mutex<std::collections::HashMap<String, Lsn>>>,
+    sink_positions: Arc<Mutex<HashMap<String, Lsn>>>,
     /// Records below are "trimmed".
     first: Arc<Mutex<u64>>,
+    gaps: Arc<Mutex<HashMap<String, Gap>>>,
+    /// Sinks that follow, and what they are asked.
+    asked: Arc<Mutex<HashMap<String, Option<Lsn>>>>,
 }
 
 impl MemoryLog {
@@ -35,6 +41,9 @@ impl MemoryLog {
         let lsn = Lsn(records.len() as u64 + 1);
         if let Event::SinkPosition(p) = event {
             self.sink_positions.lock().insert(p.sink.to_string(), p.next);
+        }
+        if let Event::Dropped(dropped) = event {
+            self.pass(dropped);
         }
         records.push(Record { lsn, time_us: BEGIN_US + lsn.0, kind: event.kind(), body: body.into() });
         drop(records);
@@ -108,6 +117,33 @@ impl MemoryLog {
         }))
     }
 
+    /// Positions and gaps after a record that sinks were passed.
+    fn pass(&self, dropped: &Dropped) {
+        for range in &dropped.drops {
+            let DropOwner::Sink(sink) = &range.owner else { continue };
+            let (mut gaps, mut positions) = (self.gaps.lock(), self.sink_positions.lock());
+            let longer = gaps.get(&**sink).copied().filter(|gap| gap.to == range.from);
+            let gap = Gap {
+                from: longer.map_or(range.from, |gap| gap.from),
+                to: range.to,
+                count: range.count + longer.map_or(0, |gap| gap.count),
+                reason: dropped.reason,
+                time_us: BEGIN_US,
+                total: range.count + gaps.get(&**sink).map_or(0, |gap| gap.total),
+            };
+            gaps.insert(sink.to_string(), gap);
+            let position = positions.entry(sink.to_string()).or_default();
+            *position = (*position).max(range.to);
+            self.asked.lock().values_mut().for_each(|asked| *asked = None);
+        }
+    }
+
+    /// Asks a sink to let go of what is below `to`. False when it does not follow.
+    #[must_use]
+    pub fn ask(&self, sink: &str, to: Lsn) -> bool {
+        self.asked.lock().get_mut(sink).map(|asked| *asked = Some(to)).is_some()
+    }
+
     /// Makes the log begin at `first`.
     pub fn trim(&self, first: Lsn) {
         *self.first.lock() = first.0;
@@ -176,6 +212,20 @@ impl Source for MemoryLog {
     }
     fn sink_position(&self, sink: &str) -> Option<Lsn> {
         self.sink_positions.lock().get(sink).copied()
+    }
+    fn sink_gap(&self, sink: &str) -> Option<Gap> {
+        self.gaps.lock().get(sink).copied()
+    }
+    fn follows(&self, sink: &str, follows: bool) {
+        let mut asked = self.asked.lock();
+        if follows {
+            asked.entry(sink.to_owned()).or_default();
+        } else {
+            asked.remove(sink);
+        }
+    }
+    fn asked(&self, sink: &str) -> Option<Lsn> {
+        self.asked.lock().get(sink).copied().flatten()
     }
     fn retained_at(&self, topic: &str) -> Option<u64> {
         let records = self.records.lock();

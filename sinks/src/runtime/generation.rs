@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use forebay_engine::event::SinkPosition;
 use forebay_engine::{Event, Lsn};
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::backoff::Breaker;
+use super::passed;
 use super::reader::Reader;
 use super::reporter;
 use super::status::SinkState;
@@ -27,10 +28,14 @@ const QUEUE_RECORDS: usize = 8192;
 /// What the tasks of a generation share.
 pub(crate) struct Generation {
     pub(crate) tracker: Arc<Tracker>,
+    /// Where it began: every record below is done, or was let go of.
+    pub(crate) start: Lsn,
     pub(crate) breaker: Breaker,
     pub(crate) memory: Arc<Semaphore>,
-    /// The database is behind what it had confirmed: begin anew.
+    /// The database is behind what it had confirmed, or the log can't wait for the sink: begin anew.
     pub(crate) restart: Notify,
+    /// True when workers are to finish what is under way and end.
+    pub(crate) ending: watch::Sender<bool>,
     /// It keeps positions.
     pub(crate) keeps: bool,
     /// A flush of the position is on its way to a worker.
@@ -51,6 +56,7 @@ pub(crate) async fn run<S: Sink>(shared: Arc<Shared<S>>) {
             break;
         }
     }
+    shared.source.follows(&shared.name, false);
     shared.status.set(SinkState::Stopped);
 }
 
@@ -61,7 +67,11 @@ async fn begin<S: Sink>(shared: &Arc<Shared<S>>) -> (S::Conn, Lsn, Kept) {
     loop {
         shared.status.set(SinkState::Connecting { attempt });
         let deadline = shared.options.request_deadline;
-        let reason = match tokio::time::timeout(deadline, agree(shared)).await {
+        let agreed = tokio::select! {
+            agreed = tokio::time::timeout(deadline, agree(shared)) => agreed,
+            () = passed::unanswered(shared) => Ok(Err("the log has no room to wait for it any longer".to_owned())),
+        };
+        let reason = match agreed {
             Ok(Ok(begun)) => {
                 shared.status.waiting_since(None);
                 shared.status.set(SinkState::Running);
@@ -70,6 +80,10 @@ async fn begin<S: Sink>(shared: &Arc<Shared<S>>) -> (S::Conn, Lsn, Kept) {
             Ok(Err(reason)) => reason,
             Err(_) => format!("no answer within {} s", deadline.as_secs_f32()),
         };
+        if shared.control.tracker.lock().is_none() {
+            // Without a connection so far it knows no more than the log does.
+            shared.source.follows(&shared.name, false);
+        }
         shared.status.error(reason.clone());
         metrics::counter!(crate::metrics::FAILURES, "sink" => shared.name.clone(), "kind" => "connect").increment(1);
         show_lag(shared).await;
@@ -82,6 +96,7 @@ async fn begin<S: Sink>(shared: &Arc<Shared<S>>) -> (S::Conn, Lsn, Kept) {
         tokio::select! {
             () = tokio::time::sleep_until(until.into()) => {}
             () = shared.control.reset.notified() => {}
+            () = passed::answer_unseen(shared) => {}
         }
     }
 }
@@ -112,6 +127,7 @@ async fn agree<S: Sink>(shared: &Arc<Shared<S>>) -> Result<(S::Conn, Lsn, Kept),
         let event = Event::SinkPosition(SinkPosition { sink: shared.name.as_str().into(), next: to });
         source.append(event).await.map_err(|e| e.to_string())?;
         shared.control.reset_to.lock().take_if(|asked| *asked == to);
+        *shared.control.tracker.lock() = None; // What it knows is of another position.
         shared.control.reset_done.notify_waiters();
         tracing::info!(sink = shared.name, to = to.0, "position reset");
     }
@@ -136,6 +152,8 @@ async fn agree<S: Sink>(shared: &Arc<Shared<S>>) -> Result<(S::Conn, Lsn, Kept),
             shared.name
         ));
     }
+    let lanes = if let Kept::At(p) = &kept { p.lanes.as_slice() } else { &[] };
+    let start = passed::begin_at(shared, start, lanes).await?;
     if start < source.first() {
         return Err(format!(
             "the database has stored up to record {start}, the log begins at {}: the records between were trimmed. \
@@ -151,16 +169,22 @@ async fn agree<S: Sink>(shared: &Arc<Shared<S>>) -> Result<(S::Conn, Lsn, Kept),
 /// Runs one generation; true when another is to follow.
 async fn one<S: Sink>(shared: &Arc<Shared<S>>, conn: S::Conn, start: Lsn, kept: Kept) -> bool {
     let keeps = kept != Kept::Never;
-    let stored = if let Kept::At(p) = kept { p.lanes } else { Vec::new() };
-    let tracker = Arc::new(Tracker::new(start, &stored));
+    let (stored, stored_prefix) = match kept {
+        Kept::At(p) => (p.lanes, Some(p.prefix)),
+        Kept::Nothing => (Vec::new(), Some(start)),
+        Kept::Never => (Vec::new(), None),
+    };
+    let tracker = Arc::new(Tracker::new(start, &stored, stored_prefix));
     *shared.control.tracker.lock() = Some(tracker.clone());
     let memory = Arc::new(Semaphore::new(shared.options.memory_bytes.min(Semaphore::MAX_PERMITS)));
     let breaker = Breaker::new(shared.options.backoff);
     let generation = Arc::new(Generation {
         tracker,
+        start,
         breaker,
         memory,
         restart: Notify::new(),
+        ending: watch::Sender::new(false),
         keeps,
         flush_asked: AtomicBool::new(false),
     });
@@ -184,13 +208,20 @@ async fn one<S: Sink>(shared: &Arc<Shared<S>>, conn: S::Conn, start: Lsn, kept: 
         () = generation.restart.notified() => true,
         () = reset_asked(shared) => true,
     };
+    if shared.source.asked(&shared.name).is_some() {
+        // What a database has not answered counts as lost and may be stored all the same: it gets a moment.
+        generation.ending.send_replace(true);
+        let ended = async { while tasks.join_next().await.is_some() {} };
+        let _aborted_else = tokio::time::timeout(passed::ANSWER_WITHIN, ended).await;
+    }
     tasks.abort_all();
     while tasks.join_next().await.is_some() {}
     reporting.abort();
     let _ended = reporting.await;
-    if !again {
+    if !again || shared.source.asked(&shared.name).is_some() {
         reporter::last(shared, &generation).await;
-    } else if *stop.borrow() == Stop::No {
+    }
+    if again && *stop.borrow() == Stop::No {
         // A task that ended by itself says why in the status; don't spin on it.
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

@@ -7,10 +7,12 @@
 //!
 //! A sink lives in *generations*. A generation begins with a connection and the position the database has, and ends when the sink
 //! stops or when the database turns out to be behind what it had confirmed (restored, deleted): then everything in memory is
-//! thrown away and the next generation begins at the database's position again.
+//! thrown away and the next generation begins at the database's position again. So it ends when the log has no room to wait for the
+//! sink ([`passed`]).
 
 pub mod backoff;
 mod generation;
+mod passed;
 pub mod plan;
 mod reader;
 mod replay;
@@ -208,6 +210,7 @@ impl SinkHandle {
             .map(|t| t.prefix())
             .or_else(|| self.source.sink_position(&self.name))
             .unwrap_or_else(|| self.source.first());
+        let position = passed::behind_gap(&*self.source, &self.name, position);
         let (mut state, stored, last_error, waiting) =
             self.status.read(|c| (c.state.clone(), c.stored, c.last_error.clone(), c.waiting_since_us));
         let oldest = waiting.or_else(|| tracker.and_then(|t| t.oldest_us()));
@@ -224,6 +227,7 @@ impl SinkHandle {
             stored,
             dead_letters: self.letters.len() as u64,
             last_error,
+            gap: self.source.sink_gap(&self.name),
         }
     }
 

@@ -7,6 +7,7 @@ use forebay_engine::{Event, Lsn, Record};
 use tokio::sync::mpsc;
 
 use super::generation::{Generation, hold};
+use super::passed::behind_gap;
 use super::plan::{Lane, lane};
 use super::settle::letter;
 use super::worker::Work;
@@ -47,16 +48,23 @@ impl<S: Sink> Reader<S> {
 
     /// Reads until the sink stops. When it returns, the workers' queues are closed.
     pub(crate) async fn run(mut self) {
-        let mut stop = self.shared.stop.clone();
+        let (mut stop, mut ending) = (self.shared.stop.clone(), self.generation.ending.subscribe());
         tokio::select! {
             () = self.read() => {}
+            _ = ending.wait_for(|ending| *ending) => {}
             _ = stop.wait_for(|s| *s != Stop::No) => {}
         }
     }
 
     async fn read(&mut self) {
         loop {
-            let page = match self.page().await {
+            let page = self.page().await;
+            if behind_gap(&*self.shared.source, &self.shared.name, self.position) > self.position {
+                // The log could not wait: what is left of this page counts as lost.
+                self.generation.restart.notify_one();
+                return;
+            }
+            let page = match page {
                 Ok(page) => page,
                 Err(error) => {
                     let why = format!("reading the log at record {}: {error}", self.position);
@@ -73,6 +81,11 @@ impl<S: Sink> Reader<S> {
                 }
             }
         }
+    }
+
+    /// Lets go of the segment it stands in: a reader that waits for others must not keep it from being trimmed.
+    fn rest(&mut self) {
+        self.records = None;
     }
 
     async fn page(&mut self) -> Result<Vec<Record>, ReadError> {
@@ -135,8 +148,17 @@ impl<S: Sink> Reader<S> {
         let weight = work.weight.min(self.shared.options.memory_bytes);
         let permits = u32::try_from(weight).unwrap_or(u32::MAX);
         let memory = self.generation.memory.clone();
-        let permit = memory.acquire_many_owned(permits).await.map_err(|_| Ended)?;
+        let permit = match memory.clone().try_acquire_many_owned(permits) {
+            Ok(permit) => permit,
+            Err(_) => {
+                self.rest();
+                memory.acquire_many_owned(permits).await.map_err(|_| Ended)?
+            }
+        };
         let queue = self.queues.get(usize::from(number) % self.queues.len().max(1)).ok_or(Ended)?;
+        if queue.capacity() == 0 || lane == Lane::Barrier {
+            self.records = None; // As `rest`.
+        }
         let tracker = &self.generation.tracker;
         if lane == Lane::Barrier {
             tracker.idle().await;

@@ -11,6 +11,7 @@ use tokio::sync::mpsc::WeakSender;
 
 use super::Shared;
 use super::generation::Generation;
+use super::passed::ANSWER_WITHIN;
 use super::worker::Work;
 use crate::metrics::{LAG_RECORDS, LAG_SECONDS};
 use crate::sink::Sink;
@@ -25,25 +26,45 @@ pub(crate) async fn run<S: Sink>(
 ) {
     let mut reported = shared.source.sink_position(&shared.name).unwrap_or(Lsn::NONE);
     let mut last = Instant::now();
+    let mut asked_at = None;
     loop {
         tokio::time::sleep(TICK).await;
         let behind = shared.source.durable_end().0.saturating_sub(generation.tracker.prefix().0);
         gauges(&shared, behind, generation.tracker.oldest_us());
         let prefix = generation.tracker.noteworthy_prefix();
-        let due = last.elapsed() >= shared.options.report_every;
-        if prefix == reported || !(due || prefix.0.saturating_sub(reported.0) >= shared.options.report_records) {
+        let behind = generation.keeps && generation.tracker.stored_prefix() < prefix;
+        let asked = shared.source.asked(&shared.name);
+        let due = last.elapsed() >= shared.options.report_every
+            || prefix.0.saturating_sub(reported.0) >= shared.options.report_records;
+        if asked.is_none() && (!due || prefix == reported && !behind) {
             continue;
         }
-        if generation.keeps && generation.tracker.stored_prefix() < prefix {
+        if behind {
             // The database's own position moves first: it is the one that counts at the next connect.
             flush(&generation, queue.as_ref());
         }
-        let next = if generation.keeps { generation.tracker.stored_prefix().min(prefix) } else { prefix };
+        let next = reportable(&generation);
         if next != reported && report(&shared, next).await {
             reported = next;
             last = Instant::now();
         }
+        // What is done and only its position not stored yet needs no more than the flush, where that goes through.
+        asked_at = asked.map(|_| asked_at.unwrap_or_else(Instant::now));
+        let early = asked_at.is_some_and(|at| at.elapsed() < ANSWER_WITHIN);
+        let flushing = |to: Lsn| early && behind && prefix >= to && !*shared.paused.borrow();
+        if asked.is_some_and(|to| reported < to && !flushing(to)) {
+            generation.restart.notify_one();
+            return;
+        }
     }
+}
+
+/// What is done, and stored so that the next connect finds it. Not before the place that was agreed on: the database's position may
+/// still lie in a gap that was passed.
+fn reportable(generation: &Generation) -> Lsn {
+    let prefix = generation.tracker.noteworthy_prefix();
+    let done = if generation.keeps { generation.tracker.stored_prefix().min(prefix) } else { prefix };
+    done.max(generation.start)
 }
 
 fn flush<Op>(generation: &Generation, queue: Option<&WeakSender<Work<Op>>>) {
@@ -56,8 +77,7 @@ fn flush<Op>(generation: &Generation, queue: Option<&WeakSender<Work<Op>>>) {
 
 /// The last report before the end.
 pub(crate) async fn last<S: Sink>(shared: &Shared<S>, generation: &Generation) {
-    let prefix = generation.tracker.noteworthy_prefix();
-    let next = if generation.keeps { generation.tracker.stored_prefix().min(prefix) } else { prefix };
+    let next = reportable(generation);
     if shared.source.sink_position(&shared.name).unwrap_or(Lsn::NONE) < next {
         report(shared, next).await;
     }

@@ -6,10 +6,10 @@ use std::time::Instant;
 use bytes::Bytes;
 use forebay_engine::Lsn;
 
+use super::Shared;
 use super::backoff::Admit;
 use super::status::SinkState;
 use super::worker::{End, Work, Worker};
-use super::{Shared, Stop};
 use crate::dead_letter::DeadLetter;
 use crate::metrics::{BATCHES, DEAD_LETTERS, FAILURES, STORED_OPERATIONS, WRITE_SECONDS};
 use crate::sink::{Batch, Entry, Kept, Positions, Sink, Verdict, WriteError};
@@ -103,10 +103,9 @@ impl<S: Sink> Worker<S> {
     async fn connected(&mut self, chunk: &mut Chunk<S::Op>) -> Result<(), End> {
         loop {
             while let Admit::Wait(wait) = self.generation.breaker.admit(Instant::now()) {
-                let mut stop = self.shared.stop.clone();
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
-                    _ = stop.wait_for(|s| *s != Stop::No) => return Err(End),
+                    () = self.over() => return Err(End),
                 }
             }
             if self.conn.is_some() {
@@ -206,7 +205,7 @@ impl<S: Sink> Worker<S> {
         metrics::counter!(FAILURES, "sink" => self.shared.name.clone(), "kind" => kind).increment(1);
     }
 
-    /// The database is not there or not able: wait. A sink that is stopping does not wait.
+    /// The database is not there or not able: wait. A sink that is stopping does not wait, nor does a generation that ends.
     fn failed(&self, kind: &'static str, wait: Option<std::time::Duration>, why: String) -> Result<(), End> {
         metrics::counter!(FAILURES, "sink" => self.shared.name.clone(), "kind" => kind).increment(1);
         let (until, failures) = self.generation.breaker.failure(Instant::now(), wait);
@@ -215,7 +214,7 @@ impl<S: Sink> Worker<S> {
         }
         self.shared.status.error(why.clone());
         self.shared.status.set(SinkState::Waiting { until, why });
-        if *self.shared.stop.borrow() == Stop::No { Ok(()) } else { Err(End) }
+        if self.is_over() { Err(End) } else { Ok(()) }
     }
 
     /// Keeps of a chunk what is to be sent again, and buries what can't be stored.

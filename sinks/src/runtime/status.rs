@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use forebay_engine::Lsn;
+use forebay_engine::state::Gap;
 use parking_lot::Mutex;
 
 /// What a sink is doing.
@@ -47,6 +48,8 @@ pub struct SinkStatus {
     pub dead_letters: u64,
     /// The last failure, if any since the start of the process.
     pub last_error: Option<String>,
+    /// What it was passed by because the log had no room (`log.when_full = "drop_oldest"`): the newest range, and the total of all.
+    pub gap: Option<Gap>,
 }
 
 #[derive(Debug)]

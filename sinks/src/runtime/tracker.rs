@@ -25,19 +25,20 @@ struct Inner {
     noteworthy: Lsn,
     /// What the database holds, by lane.
     lanes: Vec<Lsn>,
-    /// The prefix as the database holds it.
-    stored_prefix: Lsn,
+    /// The prefix as the database holds it; `None` for one that keeps no position.
+    stored_prefix: Option<Lsn>,
 }
 
 impl Tracker {
-    pub(crate) fn new(start: Lsn, stored: &[(u16, Lsn)]) -> Tracker {
+    /// Begins at `start`; the database holds `stored`, with this prefix where it keeps one: below `start` where the sink was passed by.
+    pub(crate) fn new(start: Lsn, stored: &[(u16, Lsn)], stored_prefix: Option<Lsn>) -> Tracker {
         let mut lanes = vec![Lsn::NONE; usize::from(LANES)];
         for (lane, lsn) in stored {
             if let Some(slot) = lanes.get_mut(usize::from(*lane)) {
                 *slot = *lsn;
             }
         }
-        let inner = Inner { pending: BTreeMap::new(), read: start, noteworthy: start, lanes, stored_prefix: start };
+        let inner = Inner { pending: BTreeMap::new(), read: start, noteworthy: start, lanes, stored_prefix };
         Tracker { inner: Mutex::new(inner), changed: Notify::new() }
     }
 
@@ -72,7 +73,7 @@ impl Tracker {
             }
         }
         if let Some(prefix) = prefix {
-            inner.stored_prefix = inner.stored_prefix.max(prefix);
+            inner.stored_prefix = inner.stored_prefix.max(Some(prefix));
         }
         drop(inner);
         self.changed.notify_waiters();
@@ -90,9 +91,17 @@ impl Tracker {
         inner.pending.first_key_value().map_or(inner.noteworthy, |(lsn, _)| *lsn)
     }
 
-    /// The prefix that the database holds.
+    /// The prefix that the database holds; nothing for one that keeps no position.
     pub(crate) fn stored_prefix(&self) -> Lsn {
-        self.inner.lock().stored_prefix
+        self.inner.lock().stored_prefix.unwrap_or(Lsn::NONE)
+    }
+
+    /// Where the sink would go on after a new connection, and what is stored beyond, by lane.
+    pub(crate) fn known(&self) -> (Lsn, Vec<(u16, Lsn)>) {
+        let prefix = self.prefix();
+        let inner = self.inner.lock();
+        let lanes = (0..).zip(inner.lanes.iter().copied()).filter(|(_, lsn)| *lsn > Lsn::NONE).collect();
+        (inner.stored_prefix.unwrap_or(prefix), lanes)
     }
 
     /// What the database holds for a lane.

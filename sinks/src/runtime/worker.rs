@@ -57,6 +57,7 @@ enum Next<Op> {
     Replay(Replay),
     Upkeep,
     Closed,
+    Ending,
 }
 
 impl<S: Sink> Worker<S> {
@@ -87,6 +88,7 @@ impl<S: Sink> Worker<S> {
                     }
                     return;
                 }
+                Next::Ending => return,
                 Next::Work(first) => {
                     let batch = self.gather(first).await;
                     // A pause that came meanwhile holds this batch back, too.
@@ -104,16 +106,36 @@ impl<S: Sink> Worker<S> {
         }
     }
 
-    /// Waits out a pause; false when the sink stops meanwhile.
+    /// Waits out a pause; false when the sink stops meanwhile, or the generation ends.
     async fn unpaused(&mut self) -> bool {
-        let (mut paused, mut stop) = (self.shared.paused.clone(), self.shared.stop.clone());
+        if *self.generation.ending.borrow() {
+            return false;
+        }
+        let mut paused = self.shared.paused.clone();
         if !*paused.borrow() {
             return true;
         }
         tokio::select! {
             gone = paused.wait_for(|p| !*p) => gone.is_ok(),
-            _ = stop.wait_for(|s| *s != Stop::No) => false,
+            () = self.over() => false,
         }
+    }
+
+    /// Resolves when nothing more is to be begun.
+    pub(crate) fn over(&self) -> impl Future<Output = ()> + Send + use<S> {
+        let (mut stop, mut ending) = (self.shared.stop.clone(), self.generation.ending.subscribe());
+        async move {
+            // A sender that is gone says the same.
+            tokio::select! {
+                _ = stop.wait_for(|s| *s != Stop::No) => {}
+                _ = ending.wait_for(|ending| *ending) => {}
+            }
+        }
+    }
+
+    /// True when nothing more is to be begun.
+    pub(crate) fn is_over(&self) -> bool {
+        *self.shared.stop.borrow() != Stop::No || *self.generation.ending.borrow()
     }
 
     async fn next(&mut self, replays: Option<&mut OwnedMutexGuard<mpsc::Receiver<Replay>>>) -> Next<S::Op> {
@@ -126,9 +148,11 @@ impl<S: Sink> Worker<S> {
                 None => std::future::pending().await,
             }
         };
+        let mut ending = self.generation.ending.subscribe();
         let upkeep_at = if self.number == 0 { self.upkeep_at } else { Instant::now() + UPKEEP_EVERY };
         tokio::select! {
             biased;
+            _ = ending.wait_for(|ending| *ending) => Next::Ending,
             replay = replay => Next::Replay(replay),
             work = self.queue.recv() => work.map_or(Next::Closed, Next::Work),
             () = tokio::time::sleep_until(upkeep_at), if self.number == 0 => Next::Upkeep,

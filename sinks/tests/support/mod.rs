@@ -10,6 +10,7 @@ use std::time::Duration;
 use forebay_engine::delivery::{AttachOptions, Mailbox};
 use forebay_engine::event::*;
 use forebay_engine::log::{AppendError, ReadError};
+use forebay_engine::state::Gap;
 use forebay_engine::{Engine, EngineOptions, Log, LogOptions, Lsn, MsgId, QoS, Record};
 use forebay_sinks::dead_letter::LetterStore;
 use forebay_sinks::rule::{RuleSet, parse_conf};
@@ -31,6 +32,7 @@ pub const MEMORY_BYTES: usize = 1 << 20;
 pub struct World {
     folder: tempfile::TempDir,
     rules: RuleSet,
+    options: fn(&mut EngineOptions),
     pub engine: Engine,
     sinks: Option<Sinks>,
     read: Arc<AtomicUsize>,
@@ -39,11 +41,16 @@ pub struct World {
 impl World {
     /// Starts the engine and the sinks with the rules of a `.conf` text.
     pub async fn new(conf: &str) -> World {
+        World::with(conf, |_| {}).await
+    }
+
+    /// With other settings of the engine.
+    pub async fn with(conf: &str, options: fn(&mut EngineOptions)) -> World {
         let parsed = parse_conf(Path::new("test.conf"), conf);
         assert_eq!(parsed.faults, []);
         let folder = tempfile::tempdir().unwrap();
-        let engine = open(folder.path(), &parsed.rules);
-        let mut world = World { folder, rules: parsed.rules, engine, sinks: None, read: Arc::default() };
+        let engine = open(folder.path(), &parsed.rules, options);
+        let mut world = World { folder, rules: parsed.rules, options, engine, sinks: None, read: Arc::default() };
         world.start_sinks();
         world
     }
@@ -116,12 +123,12 @@ impl World {
     pub async fn restart_engine(mut self) -> World {
         self.stop_sinks().await;
         self.until_letters_are_free().await;
-        let World { folder, rules, engine, read, .. } = self;
+        let World { folder, rules, options, engine, read, .. } = self;
         engine.close();
         // The folder's lock goes with the last clone.
         drop(engine);
-        let engine = open(folder.path(), &rules);
-        let mut world = World { folder, rules, engine, sinks: None, read };
+        let engine = open(folder.path(), &rules, options);
+        let mut world = World { folder, rules, options, engine, sinks: None, read };
         world.start_sinks();
         world
     }
@@ -225,10 +232,11 @@ fn split(columns: &str) -> Vec<String> {
 
 pub struct Lock(tokio::sync::Mutex<SqliteConnection>);
 
-fn open(folder: &Path, rules: &RuleSet) -> Engine {
+fn open(folder: &Path, rules: &RuleSet, change: fn(&mut EngineOptions)) -> Engine {
     let mut options = EngineOptions::new(folder.join("data"));
     options.rules = rules.engine_rules();
     options.log.segment_bytes = 256 * 1024;
+    change(&mut options);
     Engine::open(options).unwrap().0
 }
 
@@ -385,6 +393,15 @@ impl Source for Counted {
     }
     fn sink_position(&self, sink: &str) -> Option<Lsn> {
         self.inner.sink_position(sink)
+    }
+    fn sink_gap(&self, sink: &str) -> Option<Gap> {
+        self.inner.sink_gap(sink)
+    }
+    fn follows(&self, sink: &str, follows: bool) {
+        self.inner.follows(sink, follows);
+    }
+    fn asked(&self, sink: &str) -> Option<Lsn> {
+        self.inner.asked(sink)
     }
     fn retained_at(&self, topic: &str) -> Option<u64> {
         self.inner.retained_at(topic)
