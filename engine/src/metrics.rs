@@ -6,6 +6,8 @@ mod described;
 
 use metrics::{Counter, Gauge, Histogram};
 
+use crate::log::Limit;
+
 pub use described::{ALL, Described, Kind, describe};
 
 /// Histogram, seconds: how long the oldest record of a group waited in the queue for its leader.
@@ -32,7 +34,7 @@ pub const LOG_RECOVERY_SECONDS: &str = "forebay_log_recovery_seconds";
 pub const LOG_READ_BYTES: &str = "forebay_log_read_bytes_total";
 /// Counter, files: segments removed or recycled by trimming.
 pub const LOG_TRIMMED_SEGMENTS_TOTAL: &str = "forebay_log_trimmed_segments_total";
-/// Gauge: 1 while there is no room for more log segments (full disk or disk budget), else 0.
+/// Gauge: 1 while there is no room for more log segments, else 0. Label `reason`: `disk` (the device is full), `budget`.
 pub const LOG_NO_SPACE: &str = "forebay_log_no_space_state";
 /// Counter, calls: appends refused because there was no room.
 pub const LOG_REFUSED_TOTAL: &str = "forebay_log_refused_appends_total";
@@ -95,7 +97,7 @@ pub(crate) struct LogMetrics {
     pub syncs: Counter,
     pub read_bytes: Counter,
     pub segments: Gauge,
-    pub no_space: Gauge,
+    no_space: [(Limit, Gauge); 2],
     pub refused: Counter,
     pub held_back: Counter,
 }
@@ -112,9 +114,17 @@ impl LogMetrics {
             syncs: metrics::counter!(LOG_SYNCS_TOTAL),
             read_bytes: metrics::counter!(LOG_READ_BYTES),
             segments: metrics::gauge!(LOG_SEGMENTS),
-            no_space: metrics::gauge!(LOG_NO_SPACE),
+            no_space: [Limit::Disk, Limit::Budget]
+                .map(|limit| (limit, metrics::gauge!(LOG_NO_SPACE, "reason" => limit.as_str()))),
             refused: metrics::counter!(LOG_REFUSED_TOTAL),
             held_back: metrics::counter!(LOG_HELD_BACK_TOTAL),
+        }
+    }
+
+    /// Says what there is no more room by.
+    pub fn no_space(&self, limit: Option<Limit>) {
+        for (of, gauge) in &self.no_space {
+            gauge.set(f64::from(u8::from(limit == Some(*of))));
         }
     }
 }

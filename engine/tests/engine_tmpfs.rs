@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::*;
-use forebay_engine::engine::WhenFull;
+use forebay_engine::engine::{StateSource, WhenFull};
 use forebay_engine::event::*;
 use forebay_engine::log::AppendError;
 use forebay_engine::{Engine, Lsn};
@@ -193,4 +193,40 @@ fn with_drop_oldest_publishing_never_ends_and_stored_and_dropped_make_up_what_wa
         gap.reason.as_str()
     );
     assert_eq!(acknowledged.len() as u64, gap.total + pending);
+}
+
+#[test]
+fn an_index_that_found_no_room_is_written_again_by_itself_when_there_is_some() {
+    let tmpfs = Tmpfs::mount();
+    let ballast = tmpfs.path().join("ballast");
+    std::fs::write(&ballast, vec![1; BALLAST]).unwrap();
+    let engine = open_on(&tmpfs, WhenFull::Block);
+    let load = Load::start(&engine);
+    until("the disk to be full", || engine.log().no_space().is_some());
+    load.end();
+    // To the last byte; then state grows by what is taken on a full disk too.
+    let last = std::fs::File::create(tmpfs.path().join("last")).unwrap();
+    let mut chunk = 1 << 20;
+    while chunk > 0 {
+        if std::io::Write::write_all(&mut &last, &vec![1; chunk]).is_err() {
+            chunk /= 2;
+        }
+    }
+    let name = |n: usize| format!("{n:>0200}");
+    for n in 0..2_000 {
+        let next = engine.durable_end();
+        apply(&engine, &[Event::SinkPosition(SinkPosition { sink: name(n).into(), next })]);
+    }
+    until("the index to be given up", || engine.state_index_is_off());
+    std::fs::remove_file(&ballast).unwrap();
+    std::fs::remove_file(tmpfs.path().join("last")).unwrap();
+    until("the index to be written again", || !engine.state_index_is_off());
+    let rows = engine.state_rows();
+    engine.close();
+    drop(engine);
+    let mut options = options(tmpfs.path());
+    options.log.segment_bytes = 1 << 20;
+    let (engine, report) = Engine::open(options).unwrap();
+    assert_eq!((report.state, report.replayed), (StateSource::Index, 0));
+    assert!(rows == engine.state_rows(), "another state came back");
 }

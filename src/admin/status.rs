@@ -41,9 +41,26 @@ pub struct LogStatus {
     pub bytes: u64,
     /// What an acknowledgement means: `synced`, `every` or `buffered`.
     pub durability: String,
-    /// Why there is no room for more records, if so.
+    /// What happens to a sink that lags while there is no room: `block` or `drop_oldest`.
     #[serde(default)]
-    pub no_space: Option<String>,
+    pub when_full: String,
+    /// True while the index of state can't be written: a start would replay more of the log.
+    #[serde(default)]
+    pub index_off: bool,
+    /// Set while there is no room for new messages.
+    #[serde(default)]
+    pub no_space: Option<NoSpaceStatus>,
+}
+
+/// Why the log has no room for new messages.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct NoSpaceStatus {
+    /// `disk`: the device is full. `budget`: `log.disk_budget_bytes` is used up.
+    pub reason: String,
+    /// In words, with figures.
+    pub why: String,
+    /// For how long, seconds.
+    pub since_s: u64,
 }
 
 /// A sink.
@@ -67,6 +84,9 @@ pub struct SinkStatus {
     pub dead_letters: u64,
     /// Its last failure since the server started.
     pub last_error: Option<String>,
+    /// What a named policy took from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap: Option<GapRow>,
 }
 
 /// Where a sink is to begin anew.
@@ -118,13 +138,13 @@ pub struct GapRow {
     pub from: u64,
     /// First record behind it.
     pub to: u64,
-    /// Messages (for a sink: records) lost in it.
+    /// Messages lost in it.
     pub count: u64,
     /// The policy: see `docs/OPERATIONS.md`.
     pub reason: String,
     /// When, us since 1970.
     pub time_us: u64,
-    /// Messages (for a sink: records) lost in all ranges.
+    /// Messages lost in all ranges.
     pub total: u64,
 }
 
@@ -202,8 +222,16 @@ impl fmt::Display for Status {
             "log          records {}..{} durable, {} bytes, {}",
             log.first, log.durable_end, log.bytes, log.durability
         )?;
-        if let Some(why) = &log.no_space {
-            writeln!(f, "FULL         {why}; new messages are refused, acknowledgements go on")?;
+        if let Some(NoSpaceStatus { reason, why, since_s }) = &log.no_space {
+            let policy = &log.when_full;
+            writeln!(
+                f,
+                "FULL         {reason}, for {since_s} s: {why}; new messages are refused, acknowledgements go on"
+            )?;
+            writeln!(f, "             log.when_full = {policy}")?;
+        }
+        if log.index_off {
+            writeln!(f, "index        can't be written now; a start would replay more of the log; it is tried again")?;
         }
         writeln!(f, "recovery     {}", self.recovery)?;
         write!(f, "clients      {} connections, {} sessions", self.connections, self.sessions)?;
@@ -223,6 +251,9 @@ impl fmt::Display for SinkStatus {
             self.position, self.lag_records, self.lag_seconds
         )?;
         write!(f, "stored {}  dead letters {}", self.stored, self.dead_letters)?;
+        if let Some(GapRow { from, to, reason, total, .. }) = &self.gap {
+            write!(f, "  lost {total} (newest: in {from}..{to}, {reason})")?;
+        }
         self.reason.iter().try_for_each(|reason| write!(f, "  ({reason})"))
     }
 }

@@ -90,6 +90,7 @@ pub const FIELDS: &[Field] = &[
         "log.disk_budget_bytes",
         Slot::OptionalNumber { min: 4 * MIB, max: I64, place: |s| &mut s.log.disk_budget_bytes },
     ),
+    field("log.when_full", Slot::Word { words: &["block", "drop_oldest"], set: set_when_full, get: when_full }),
     field("sinks.enabled", Slot::Word { words: &["true", "false"], set: set_sinks, get: sinks }),
     number("sinks.lookup_deadline_ms", 1, 60_000, |s| &mut s.sinks.lookup_deadline_ms),
     number("sinks.request_deadline_ms", 100, 3_600_000, |s| &mut s.sinks.request_deadline_ms),
@@ -142,6 +143,14 @@ fn set_on_damage(settings: &mut Settings, word: &str) {
 
 fn on_damage(settings: &Settings) -> &'static str {
     if settings.log.quarantine { "quarantine" } else { "refuse" }
+}
+
+fn set_when_full(settings: &mut Settings, word: &str) {
+    settings.log.drop_oldest = word == "drop_oldest";
+}
+
+fn when_full(settings: &Settings) -> &'static str {
+    if settings.log.drop_oldest { "drop_oldest" } else { "block" }
 }
 
 fn set_format(settings: &mut Settings, word: &str) {

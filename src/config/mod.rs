@@ -100,6 +100,8 @@ pub struct LogSettings {
     pub retention_bytes: u64,
     /// What the log, its spare segments and the state beside it may take, bytes; none = what the disk has.
     pub disk_budget_bytes: Option<u64>,
+    /// What happens to a sink that lags while there is no room: false = the log waits for it, true = the oldest segment goes.
+    pub drop_oldest: bool,
 }
 
 /// Bounds of one-to-one queues. Beyond them the oldest messages are dropped, and counted.
@@ -214,6 +216,7 @@ impl Default for Settings {
                 retention_age_s: 7 * 24 * 3600,
                 retention_bytes: 10 * 1024 * MIB,
                 disk_budget_bytes: None,
+                drop_oldest: false,
             },
             queue: QueueSettings { messages_max: 1_000_000, bytes_max: 1024 * MIB },
             session: SessionSettings {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use forebay_engine::engine::{Bounds, EngineOptions, OpenError, OpenReport, Retention, StateSource};
+use forebay_engine::engine::{Bounds, EngineOptions, OpenError, OpenReport, Retention, StateSource, WhenFull};
 use forebay_engine::event::DropOwner;
 use forebay_engine::ids::{Lsn, MsgId};
 use forebay_engine::log::{self, RecoveryReport};
@@ -13,7 +13,7 @@ use forebay_engine::state::checkpoint::CheckpointError;
 use forebay_engine::{Engine, Event, Record};
 
 use super::RuleSource;
-use crate::admin::status::{Cursor, GapRow, RecordRow};
+use crate::admin::status::{Cursor, GapRow, NoSpaceStatus, RecordRow};
 use crate::config::{Durability, Settings};
 use crate::datadir;
 use crate::exit::{Exit, Failure};
@@ -35,6 +35,7 @@ pub fn options(settings: &Settings, rules: &RuleSource, node: u16) -> EngineOpti
     };
     options.log.segment_bytes = settings.log.segment_bytes;
     options.log.disk_budget = settings.log.disk_budget_bytes;
+    options.when_full = if settings.log.drop_oldest { WhenFull::DropOldest } else { WhenFull::Block };
     options.log.queue_bytes_max = size(settings.log.queue_bytes_max);
     options.log.tail_cache_bytes = size(settings.log.tail_cache_bytes);
     // A record is a packet, decoded, with the publisher's name and address beside it.
@@ -99,6 +100,11 @@ fn recovered_log(log: &RecoveryReport) -> String {
     text
 }
 
+/// What happens to a sink that lags while there is no room, in the setting's word.
+pub fn when_full(settings: &Settings) -> &'static str {
+    if settings.log.drop_oldest { "drop_oldest" } else { "block" }
+}
+
 /// The durability level's name.
 pub fn durability_name(settings: &Settings) -> &'static str {
     match settings.log.durability {
@@ -151,14 +157,28 @@ pub fn gap_row(gap: &Gap) -> GapRow {
     }
 }
 
-/// What a sink was passed by, where it was.
-pub fn sink_gap(engine: &Engine, sink: &str) -> Option<GapRow> {
-    let owner = DropOwner::Sink(sink.to_owned().into());
-    engine.gaps().iter().find(|(of, _)| *of == owner).map(|(_, gap)| gap_row(gap))
+/// Why the log has no room for new messages, where it has none.
+pub fn no_space(engine: &Engine) -> Option<NoSpaceStatus> {
+    engine.log().shortage().map(|shortage| NoSpaceStatus {
+        reason: shortage.limit.as_str().into(),
+        why: shortage.why.to_string(),
+        since_s: shortage.since.elapsed().as_secs(),
+    })
+}
+
+/// How long the log may be without room and the server count as ready, where the oldest is dropped to make some.
+const ROOM_IS_MADE_WITHIN: Duration = Duration::from_secs(10);
+
+/// Why the server is not ready for new messages: the log has no room, or takes no more records at all.
+pub fn not_ready(engine: &Engine, settings: &Settings) -> Vec<String> {
+    let short = engine.log().shortage();
+    let lasting = short.filter(|s| !settings.log.drop_oldest || s.since.elapsed() >= ROOM_IS_MADE_WITHIN);
+    let short = lasting.map(|s| format!("new messages are refused: {}", s.why));
+    short.into_iter().chain(stopped(engine)).collect()
 }
 
 /// Why the log takes no more records; `None` while it does.
-pub fn stopped(engine: &Engine) -> Option<String> {
+fn stopped(engine: &Engine) -> Option<String> {
     engine.log().stopped_reason().map(|why| format!("the log takes no more records: {why}"))
 }
 

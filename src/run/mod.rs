@@ -125,7 +125,9 @@ impl Control for Arc<Stack> {
                 durable_end: self.engine.durable_end().0,
                 bytes: folder_bytes(&self.log_dir()),
                 durability: engine::durability_name(&self.facts.settings).to_owned(),
-                no_space: self.engine.log().no_space().map(|why| why.to_string()),
+                when_full: engine::when_full(&self.facts.settings).to_owned(),
+                index_off: self.engine.state_index_is_off(),
+                no_space: engine::no_space(&self.engine),
             },
             connections: self.broker.connections(),
             sessions: self.engine.sessions().len() as u64,
@@ -142,7 +144,7 @@ impl Control for Arc<Stack> {
             .iter()
             .filter(|sink| behind(sink))
             .map(|sink| format!("sink {} lags {} records behind (limit {limit})", sink.name, sink.lag_records))
-            .chain(self.engine_stopped())
+            .chain(engine::not_ready(&self.engine, &self.facts.settings))
             .collect()
     }
 
@@ -182,7 +184,7 @@ impl Control for Arc<Stack> {
         let sinks = self.sinks.status().into_iter().map(|sink| Cursor {
             kind: "sink".into(),
             active: sink.state == "running",
-            gap: engine::sink_gap(&self.engine, &sink.name),
+            gap: sink.gap,
             owner: sink.name,
             filter: String::new(),
             position: Some(sink.position),
@@ -197,13 +199,6 @@ impl Control for Arc<Stack> {
     fn records(&self, from: u64, limit: u64) -> Result<Vec<RecordRow>, ControlError> {
         let from = Lsn(from.max(self.engine.log().first().0));
         engine::records(&self.engine, from, limit, self.facts.node_number).map_err(ControlError::Failed)
-    }
-}
-
-impl Stack {
-    /// A latched log takes no more records: the server is up, but can acknowledge nothing.
-    fn engine_stopped(&self) -> Option<String> {
-        engine::stopped(&self.engine)
     }
 }
 

@@ -188,6 +188,7 @@ impl SinkSide for Running {
                 stored: sink.stored,
                 last_error: sink.last_error,
                 dead_letters: sink.dead_letters,
+                gap: sink.gap.as_ref().map(super::engine::gap_row),
             }
         };
         self.sinks.status().into_iter().map(shown).collect()

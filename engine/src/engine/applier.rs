@@ -152,6 +152,12 @@ impl Applier {
         // The wall clock may be set back: then the index is due as well.
         let waited = Duration::from_micros(now_us.abs_diff(self.place.indexed_us));
         let due = waited >= INDEX_AFTER || self.place.unindexed >= self.lag_bytes / INDEX_SHARE;
+        if self.keeper.take_whole_wanted() {
+            let whole = self.state.write().take_whole();
+            if let Some(batch) = whole {
+                (self.jobs)(Job::Index(batch));
+            }
+        }
         if due || self.state.read().dirty.len() >= INDEX_ROWS {
             self.write_index();
             self.place.indexed_us = now_us;

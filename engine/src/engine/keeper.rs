@@ -1,6 +1,7 @@
 //! The keeper: writes state's index and checkpoints, and trims the log below what anybody needs. The only thread that waits for
 //! the index, so that nothing on the publish path ever does.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +32,10 @@ const LAG_BYTES: u64 = 32 << 20;
 pub(super) fn lag_bytes(segment_bytes: u64) -> u64 {
     LAG_BYTES.min(segment_bytes / 2)
 }
+
+/// An index that could not be written is written anew after this long, twice as long each time it fails again.
+const INDEX_RETRY_FIRST: Duration = Duration::from_secs(2);
+const INDEX_RETRY_MAX: Duration = Duration::from_secs(300);
 
 /// How often it looks whether the log has room, and what can be done while it has none.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -71,6 +76,10 @@ pub(super) struct Shared {
     sinks: Mutex<Vec<String>>,
     /// Those that are asked before they are passed.
     pub(super) following: Following,
+    /// All rows of state are wanted, for an index that is written anew.
+    whole_wanted: AtomicBool,
+    /// The index is given up for now.
+    index_off: AtomicBool,
     /// A checkpoint is wanted before it is due by the log's volume.
     wanted: AtomicBool,
 }
@@ -81,6 +90,8 @@ impl Shared {
             checkpointed: Mutex::new(checkpointed),
             sinks: Mutex::default(),
             following: Following::default(),
+            whole_wanted: AtomicBool::new(false),
+            index_off: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
         }
     }
@@ -88,6 +99,15 @@ impl Shared {
     /// True once for each time a checkpoint was asked for.
     pub(super) fn take_wanted(&self) -> bool {
         self.wanted.load(Ordering::Relaxed) && self.wanted.swap(false, Ordering::Relaxed)
+    }
+
+    /// True once for each time all rows were asked for.
+    pub(super) fn take_whole_wanted(&self) -> bool {
+        self.whole_wanted.load(Ordering::Relaxed) && self.whole_wanted.swap(false, Ordering::Relaxed)
+    }
+
+    pub(super) fn index_off(&self) -> bool {
+        self.index_off.load(Ordering::Relaxed)
     }
 
     pub(super) fn hold_for_sinks(&self, sinks: &[String]) {
@@ -135,8 +155,12 @@ impl Room {
 /// How the index is written.
 #[derive(Debug, Default)]
 pub(super) struct IndexHealth {
-    /// After one failed batch the index must not go on: it would miss rows and not know it.
+    /// After one failed batch the index must not go on: it would miss rows and not know it. It is written anew when the log has room.
     failed: bool,
+    /// When it failed, or all rows were asked for, the last time; how long to wait before that; and whether they are on their way.
+    failed_us: u64,
+    retry: Duration,
+    asked: bool,
     /// When it was made durable last. The first rows of a run are flushed at once: a process that is killed soon after each start would
     /// else replay ever more.
     flushed_us: Option<u64>,
@@ -164,6 +188,7 @@ impl Keeper {
         let full = self.log.no_space().is_some();
         if !full {
             self.shared.following.withdraw();
+            self.revive_index(now_us);
         }
         // The wall clock may be set back: then it is time too.
         let waited = Duration::from_micros(now_us.abs_diff(self.room.looked_us));
@@ -222,19 +247,29 @@ impl Keeper {
     /// Does one job.
     pub(super) fn work(&mut self, job: Job) {
         match job {
-            Job::Index(batch) if !self.index.failed => {
+            Job::Index(batch) if batch.whole || !self.index.failed => {
+                let now_us = self.clock.now_us();
+                if batch.whole {
+                    self.store.clear("it was given up when it could not be written");
+                    self.index.asked = false;
+                }
                 if let Err(error) = self.store.write(&batch) {
-                    tracing::error!(%error, "the state index can't be written; the next start replays more of the log");
-                    self.index.failed = true;
+                    self.give_index_up("written", &error);
                     return;
                 }
-                let now_us = self.clock.now_us();
+                if self.index.failed {
+                    self.index.failed = false;
+                    self.index.flushed_us = None;
+                    tracing::info!(rows = batch.rows.len(), "the state index is written again");
+                }
                 // The wall clock may be set back: then a flush is due as well.
                 let waited = |at_us: u64| Duration::from_micros(now_us.abs_diff(at_us));
                 self.index.unflushed = self.index.unflushed.saturating_add(batch.log_bytes);
                 let due = self.index.flushed_us.is_none_or(|at_us| waited(at_us) >= FLUSH_EVERY);
                 if due || self.index.unflushed >= self.lag_bytes {
-                    self.index.failed = !self.flush();
+                    if !self.flush() {
+                        return;
+                    }
                     self.index.flushed_us = Some(now_us);
                     self.index.unflushed = 0;
                 }
@@ -248,11 +283,34 @@ impl Keeper {
     }
 
     fn flush(&mut self) -> bool {
-        let flushed = self.store.flush();
-        if let Err(error) = &flushed {
-            tracing::error!(%error, "the state index can't be made durable; the next start replays more of the log");
+        match self.store.flush() {
+            Ok(()) => {
+                self.index.retry = INDEX_RETRY_FIRST;
+                self.shared.index_off.store(false, Ordering::Relaxed);
+                true
+            }
+            Err(error) => {
+                self.give_index_up("made durable", &error);
+                false
+            }
         }
-        flushed.is_ok()
+    }
+
+    fn give_index_up(&mut self, what: &str, error: &io::Error) {
+        tracing::error!(%error, "the state index can't be {what}; the next start replays more of the log, until it is written anew");
+        self.index.failed = true;
+        self.index.failed_us = self.clock.now_us();
+        self.index.retry = (self.index.retry * 2).clamp(INDEX_RETRY_FIRST, INDEX_RETRY_MAX);
+        self.shared.index_off.store(true, Ordering::Relaxed);
+    }
+
+    /// Asks for all rows when it is time to write the index anew. The log has room: most likely it was the disk's fault.
+    fn revive_index(&mut self, now_us: u64) {
+        let waited = Duration::from_micros(now_us.abs_diff(self.index.failed_us));
+        if self.index.failed && !self.index.asked && waited >= self.index.retry {
+            self.index.asked = true;
+            self.shared.whole_wanted.store(true, Ordering::Relaxed);
+        }
     }
 
     fn checkpoint(&self, snapshot: &Snapshot) {

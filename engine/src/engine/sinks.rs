@@ -80,6 +80,13 @@ impl Engine {
         self.inner.state.read().gaps.get(&DropOwner::Sink(sink.to_owned().into())).copied()
     }
 
+    /// True while the index of state is given up because it could not be written: a start would replay more of the log. It is written
+    /// anew by itself.
+    #[must_use]
+    pub fn state_index_is_off(&self) -> bool {
+        self.inner.keeper.index_off()
+    }
+
     /// Names the sinks whose positions hold the log: nothing they have not stored is trimmed. Others no longer count.
     pub fn hold_for_sinks(&self, sinks: &[String]) {
         self.inner.keeper.hold_for_sinks(sinks);

@@ -170,7 +170,9 @@ impl Trimmer {
     fn boundary(&self, floor: Lsn) -> Lsn {
         let segments = self.log.segments();
         let whole = segments.iter().take(segments.len().saturating_sub(1)).take_while(|s| s.next <= floor);
-        whole.take(SEGMENTS_PER_STEP).last().map_or(self.log.first(), |segment| segment.next)
+        // What is owed of them is copied first: where that failed for want of room, less of it may find some.
+        let most = if self.failures > 0 { 1 } else { SEGMENTS_PER_STEP };
+        whole.take(most).last().map_or(self.log.first(), |segment| segment.next)
     }
 
     /// The first record that retention keeps. While the log has no room retention keeps nothing: what nobody needs makes way for what is new.

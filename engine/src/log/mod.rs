@@ -103,6 +103,7 @@ pub use recovery::RecoveryReport;
 pub use repair::{Action, Kept, RepairReport, RepairStep, repair};
 pub(crate) use residue::{Residue, ResidueFile};
 pub use residue::{ResidueReport, verify_residue};
+pub use room::{Limit, Shortage};
 pub(crate) use spare::fill;
 pub use trim::Trimmed;
 pub use watermark::WaitDurable;
@@ -322,6 +323,12 @@ impl Log {
     #[must_use]
     pub fn no_space(&self) -> Option<Arc<str>> {
         self.core().spares.short()
+    }
+
+    /// As [`no_space`](Log::no_space), with what there is no more of and since when.
+    #[must_use]
+    pub fn shortage(&self) -> Option<Shortage> {
+        self.core().spares.shortage()
     }
 
     /// Tells the log how many bytes are kept beside it that count against [`LogOptions::disk_budget`].

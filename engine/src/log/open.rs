@@ -120,7 +120,9 @@ fn assemble(
     let residue = Residue::open(Arc::clone(disk.unlatched()), &options.dir, log_id, options.on_damage)?;
     let metrics = LogMetrics::new(options.durability.name());
     metrics.segments.set(segments.len() as f64);
-    metrics.no_space.set(f64::from(u8::from(spares.short().is_some())));
+    if let Some(short) = spares.shortage() {
+        metrics.no_space(Some(short.limit));
+    }
     Ok(Core {
         log_id,
         disk,
@@ -160,8 +162,8 @@ fn prepare(
     while spares.short().is_none() && !enough(spares) {
         match room::make(spares, &**disk.unlatched(), options, segments + spares.bytes()) {
             Ok(spare) => spares.add(spare),
-            Err(NotMade::NoSpace(why)) => {
-                spares.set_short(Some(why));
+            Err(NotMade::NoSpace(short)) => {
+                spares.set_short(Some(short));
             }
             Err(NotMade::Failed(error)) => return Err(OpenError::io("preparing a segment in", &options.dir)(error)),
         }

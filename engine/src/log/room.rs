@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::core::Core;
 use super::error::AppendError;
@@ -32,10 +32,47 @@ const SMALL: u64 = 4 << 20;
 /// Left free for the small files of this program and of others when a segment is prepared.
 const SLACK_MAX: u64 = 16 << 20;
 
+/// What there is no more of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Free bytes on the device.
+    Disk,
+    /// [`LogOptions::disk_budget`].
+    Budget,
+}
+
+impl Limit {
+    /// The word used in metrics and `--json`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Limit::Disk => "disk",
+            Limit::Budget => "budget",
+        }
+    }
+}
+
+/// That the log has no room for more segments.
+#[derive(Clone, Debug)]
+pub struct Shortage {
+    /// What there is no more of.
+    pub limit: Limit,
+    /// In words, with figures.
+    pub why: Arc<str>,
+    /// Since when, on this process's clock.
+    pub since: Instant,
+}
+
+impl Shortage {
+    fn now(limit: Limit, why: String) -> Shortage {
+        Shortage { limit, why: why.into(), since: Instant::now() }
+    }
+}
+
 /// Why a spare was not made.
 #[derive(Debug)]
 pub(crate) enum NotMade {
-    NoSpace(Arc<str>),
+    NoSpace(Shortage),
     Failed(io::Error),
 }
 
@@ -48,7 +85,7 @@ pub(crate) fn make(spares: &Spares, disk: &dyn Disk, options: &LogOptions, used:
         let why = format!(
             "the disk budget of {budget} bytes is used up: {used} bytes are in use and the next segment takes {bytes}"
         );
-        return Err(NotMade::NoSpace(why.into()));
+        return Err(NotMade::NoSpace(Shortage::now(Limit::Budget, why)));
     }
     let dir = options.dir.display();
     // Asked first: an attempt that can't succeed would fill the disk to the last byte for a moment, and others live there too.
@@ -56,13 +93,12 @@ pub(crate) fn make(spares: &Spares, disk: &dyn Disk, options: &LogOptions, used:
         && free < bytes + (bytes / 4).min(SLACK_MAX)
     {
         let why = format!("the disk of {dir} is full: {free} bytes are free and the next segment takes {bytes}");
-        return Err(NotMade::NoSpace(why.into()));
+        return Err(NotMade::NoSpace(Shortage::now(Limit::Disk, why)));
     }
     spares.make(disk).map_err(|error| {
         if is_no_space(&error) {
-            NotMade::NoSpace(
-                format!("the disk of {dir} is full: a segment of {bytes} bytes could not be prepared ({error})").into(),
-            )
+            let why = format!("the disk of {dir} is full: a segment of {bytes} bytes could not be prepared ({error})");
+            NotMade::NoSpace(Shortage::now(Limit::Disk, why))
         } else {
             NotMade::Failed(error)
         }
@@ -93,8 +129,8 @@ impl Core {
                 self.wake_room();
                 true
             }
-            Err(NotMade::NoSpace(why)) => {
-                self.set_no_space(why);
+            Err(NotMade::NoSpace(short)) => {
+                self.set_no_space(short);
                 self.wake_room();
                 false
             }
@@ -109,16 +145,17 @@ impl Core {
     }
 
     /// Begins the state, and says so once.
-    pub fn set_no_space(&self, why: Arc<str>) {
-        if self.spares.set_short(Some(why.clone())) {
-            self.metrics.no_space.set(1.0);
+    pub fn set_no_space(&self, short: Shortage) {
+        self.metrics.no_space(Some(short.limit));
+        let why = short.why.clone();
+        if self.spares.set_short(Some(short)) {
             tracing::error!(%why, "the log has no room: new records are refused until there is, acknowledgements go on");
         }
     }
 
     fn has_room_again(&self) {
         if self.spares.set_short(None) {
-            self.metrics.no_space.set(0.0);
+            self.metrics.no_space(None);
             tracing::info!(dir = %self.options.dir.display(), "the log has room again");
         }
     }

@@ -17,6 +17,7 @@ use parking_lot::{Condvar, Mutex};
 use super::NewRecord;
 use super::frame::HEADER;
 use super::options::{LogOptions, Priority};
+use super::room::Shortage;
 use super::segment::{Header, SEAL_MIN, SEGMENT_HEADER, Segment, file_name};
 use crate::disk::{Disk, DiskFile, OpenHow};
 
@@ -51,7 +52,7 @@ struct State {
     demand: usize,
     made: u64,
     /// Why no spare can be made: there is no room.
-    short: Option<Arc<str>>,
+    short: Option<Shortage>,
     /// Why the last attempt failed, where room was not the reason.
     failed: Option<Arc<str>>,
     /// An append of this priority was refused, and nothing has changed since.
@@ -171,8 +172,8 @@ impl Spares {
             *refused = true;
         }
         state.demand = state.demand.max(segments);
-        if let Some(why) = &state.short {
-            return Err(Short::NoSpace(why.clone()));
+        if let Some(short) = &state.short {
+            return Err(Short::NoSpace(short.why.clone()));
         }
         if let Some(why) = state.failed.take() {
             return Err(Short::Failed(why));
@@ -227,10 +228,11 @@ impl Spares {
     }
 
     /// Remembers that there is no room for a spare, or (`None`) that there is again. True when that is news.
-    pub fn set_short(&self, why: Option<Arc<str>>) -> bool {
+    pub fn set_short(&self, short: Option<Shortage>) -> bool {
         let mut state = self.state.lock();
-        let news = state.short.is_some() != why.is_some();
-        state.short = why;
+        let news = state.short.is_some() != short.is_some();
+        let since = state.short.as_ref().map(|before| before.since);
+        state.short = short.map(|now| Shortage { since: since.unwrap_or(now.since), ..now });
         if news {
             self.moved(&mut state);
             // Those who wait for a spare that is being prepared are told, those who know already go on waiting.
@@ -247,6 +249,11 @@ impl Spares {
 
     /// Why no spare can be made, if so.
     pub fn short(&self) -> Option<Arc<str>> {
+        self.state.lock().short.as_ref().map(|short| short.why.clone())
+    }
+
+    /// As [`short`](Self::short), with what there is no more of.
+    pub fn shortage(&self) -> Option<Shortage> {
         self.state.lock().short.clone()
     }
 

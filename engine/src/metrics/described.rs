@@ -60,7 +60,7 @@ pub const ALL: &[Described] = &[
     gauge(
         LOG_NO_SPACE,
         Unit::Count,
-        "1 while there is no room for more log segments (full disk or disk budget), else 0",
+        "1 while there is no room for more log segments, else 0, by reason (the device is full, disk budget)",
     ),
     counter(LOG_REFUSED_TOTAL, Unit::Count, "Appends refused because there was no room"),
     counter(LOG_HELD_BACK_TOTAL, Unit::Count, "Appends that had to wait because state was too far behind the log"),

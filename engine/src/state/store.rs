@@ -54,6 +54,8 @@ pub struct Batch {
     pub applied: Lsn,
     /// Bytes of the log that this batch moves the index on by, about: what a start would have to replay without it.
     pub log_bytes: u64,
+    /// True when these are all rows there are: whatever the store holds is of no use any more.
+    pub whole: bool,
     /// Rows there are after this batch; `None` where state is too large to count them each time. A store that comes to another number
     /// has missed a row and must answer with an error.
     pub total: Option<u64>,
@@ -74,7 +76,14 @@ impl State {
         let rows = dirty.iter().map(|key| (key.encode(), self.row(key))).collect();
         let countable = self.sessions.len() + self.cursors.len() <= COUNTED_MAX;
         let total = countable.then(|| self.count());
-        Some(Batch { rows, applied: self.applied, log_bytes, total })
+        Some(Batch { rows, applied: self.applied, log_bytes, whole: false, total })
+    }
+
+    /// All rows, for an index that is written anew.
+    pub(crate) fn take_whole(&mut self) -> Option<Batch> {
+        self.dirty = self.keys().collect();
+        self.indexed = Lsn::NONE;
+        self.take_batch(0).map(|batch| Batch { whole: true, ..batch })
     }
 
     fn count(&self) -> u64 {

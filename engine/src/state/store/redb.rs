@@ -259,7 +259,7 @@ mod tests {
             state.sinks.insert(format!("sink/{sink}").into(), Lsn(at));
         }
         let rows = state.keys().map(|key: RowKey| (key.encode(), state.row(&key))).collect();
-        Batch { rows, applied: Lsn(at), log_bytes: 0, total: Some(sinks) }
+        Batch { rows, applied: Lsn(at), log_bytes: 0, whole: false, total: Some(sinks) }
     }
 
     #[test]
