@@ -90,6 +90,13 @@ impl Server {
         self.adopt(self.command().stdin(Stdio::null()).stderr(log).spawn().unwrap());
     }
 
+    /// Starts it again where it may have no room for new sessions: waits until it listens.
+    pub fn restart_full(&mut self) {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("stderr")).unwrap();
+        self.child = Some(self.command().stdin(Stdio::null()).stderr(log).spawn().unwrap());
+        wait_for("the server to listen", || std::net::TcpStream::connect(self.mqtt).ok());
+    }
+
     /// Takes a process over, and waits until it takes connections.
     pub fn adopt(&mut self, child: Child) {
         self.child = Some(child);
