@@ -169,6 +169,15 @@ const TRANSACTION: [&str; 9] =
 /// Statements about SQLite's connection or file.
 const SQLITE_CONNECTION: [&str; 4] = ["attach", "detach", "pragma", "vacuum"];
 
+/// Statements that commit what came before them in MySQL, or change the connection for all that follow.
+const MYSQL_CONNECTION: [&str; 17] = [
+    "alter", "analyze", "change", "create", "drop", "flush", "grant", "kill", "load", "lock", "optimize", "rename",
+    "reset", "revoke", "set", "truncate", "unlock",
+];
+
+/// Statements that change the connection for all that follow in PostgreSQL.
+const PGSQL_CONNECTION: [&str; 7] = ["deallocate", "discard", "listen", "reset", "set", "unlisten", "vacuum"];
+
 /// Refuses what would take the transaction out of the sink's hands: rows and position would no longer commit together.
 fn check_words(plain: &str, database: Database, faults: &mut Vec<StatementFault>) {
     let words = words(plain);
@@ -194,10 +203,16 @@ fn check_words(plain: &str, database: Database, faults: &mut Vec<StatementFault>
     if is(words.first(), &TRANSACTION) {
         refuse(words.first(), "each batch is one transaction already, together with the sink's position");
     }
+    let connection: &[&str] = match database {
+        Database::Sqlite => &SQLITE_CONNECTION,
+        Database::Mysql => &MYSQL_CONNECTION,
+        Database::Pgsql => &PGSQL_CONNECTION,
+        _ => &[],
+    };
+    if is(words.first(), connection) {
+        refuse(words.first(), "the connection and its transaction are the sink's: run it once with another program");
+    }
     if database == Database::Sqlite {
-        if is(words.first(), &SQLITE_CONNECTION) {
-            refuse(words.first(), "the connection is the sink's: run it once with another program");
-        }
         for pair in words.windows(2) {
             if is(pair.first(), &["or"]) && is(pair.get(1), &["rollback"]) {
                 refuse(
@@ -337,5 +352,10 @@ mod tests {
         }
         assert_eq!(faults("start transaction", Database::Mysql, Hook::MessagePublish).len(), 1);
         assert!(faults("pragma x", Database::Pgsql, Hook::MessagePublish).is_empty());
+        for (source, database) in
+            [("truncate t", Database::Mysql), ("set autocommit = 1", Database::Mysql), ("discard all", Database::Pgsql)]
+        {
+            assert_eq!(faults(source, database, Hook::MessagePublish).len(), 1, "{source}");
+        }
     }
 }
