@@ -20,6 +20,10 @@ pub mod inspect;
 pub mod lookup;
 pub mod memory;
 pub mod metrics;
+#[cfg(feature = "mysql")]
+pub mod mysql;
+#[cfg(feature = "pgsql")]
+pub mod pgsql;
 pub mod registry;
 pub mod rule;
 pub mod runtime;
@@ -34,6 +38,10 @@ pub mod sqlite;
 pub const AVAILABLE: &[rule::Database] = &[
     #[cfg(feature = "sqlite")]
     rule::Database::Sqlite,
+    #[cfg(feature = "mysql")]
+    rule::Database::Mysql,
+    #[cfg(feature = "pgsql")]
+    rule::Database::Pgsql,
 ];
 
 pub use lookup::Lookups;

@@ -19,6 +19,8 @@ use crate::rule::{Database, Location, Pool, Rule, RuleSet};
 use crate::runtime::plan::Plan;
 use crate::runtime::{self, ResetError, ResetTo, RuntimeOptions, SinkHandle, SinkStatus};
 use crate::source::Source;
+#[cfg(any(feature = "mysql", feature = "pgsql"))]
+use crate::sql::ServerConfig;
 
 /// Opens the store of a sink's dead letters; the argument is the sink's name.
 pub type OpenLetters = Arc<dyn Fn(&str) -> Result<Arc<dyn LetterStore>, String> + Send + Sync>;
@@ -80,6 +82,14 @@ pub enum StartError {
         pool: String,
         /// The database.
         database: String,
+    },
+    /// A pool's setting can't be used.
+    #[error("{at}: {reason}")]
+    Setting {
+        /// Where the pool is first named.
+        at: Location,
+        /// What is wrong and what to do.
+        reason: String,
     },
     /// The dead letters can't be opened.
     #[error("dead letters of {sink}: {reason}")]
@@ -208,12 +218,28 @@ pub(crate) fn visit<V: Visit>(
         database: pool.database.name().to_owned(),
         remedy,
     };
+    #[cfg(any(feature = "mysql", feature = "pgsql"))]
+    let setting = |reason| StartError::Setting { at: pool.at.clone(), reason };
     match pool.database {
         #[cfg(feature = "sqlite")]
         Database::Sqlite => {
             let config = crate::sqlite::SqliteConfig::from_pool(pool, &options.data_dir, &options.node_name);
             Ok(visitor.with(crate::sqlite::SqliteSink::new(config)))
         }
+        #[cfg(feature = "mysql")]
+        Database::Mysql => {
+            let config = ServerConfig::from_pool(pool, crate::mysql::PORT, &options.node_name).map_err(setting)?;
+            Ok(visitor.with(crate::mysql::MysqlSink::new(config)))
+        }
+        #[cfg(not(feature = "mysql"))]
+        Database::Mysql => Err(no_driver("build with the feature `mysql`")),
+        #[cfg(feature = "pgsql")]
+        Database::Pgsql => {
+            let config = ServerConfig::from_pool(pool, crate::pgsql::PORT, &options.node_name).map_err(setting)?;
+            Ok(visitor.with(crate::pgsql::PgsqlSink::new(config)))
+        }
+        #[cfg(not(feature = "pgsql"))]
+        Database::Pgsql => Err(no_driver("build with the feature `pgsql`")),
         #[cfg(not(feature = "sqlite"))]
         Database::Sqlite => Err(no_driver("build with the feature `sqlite`")),
         _ => Err(no_driver("its driver is not built yet; remove the rule or use sqlite")),
@@ -227,6 +253,10 @@ pub fn schema(database: Database) -> Option<String> {
     match database {
         #[cfg(feature = "sqlite")]
         Database::Sqlite => Some(crate::sqlite::schema_text()),
+        #[cfg(feature = "mysql")]
+        Database::Mysql => Some(crate::mysql::schema_text()),
+        #[cfg(feature = "pgsql")]
+        Database::Pgsql => Some(crate::pgsql::schema_text()),
         _ => None,
     }
 }

@@ -1,0 +1,151 @@
+//! Connections: options, sessions, and finding out whether an idle one is still there.
+
+use std::time::{Duration, Instant};
+
+use forebay_engine::Lsn;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, Postgres};
+
+use super::error::map;
+use super::schema::{self, Found};
+use super::statement::ParameterTypes;
+use crate::sink::WriteError;
+use crate::sql::ServerConfig;
+use crate::sql::statements::{Placeholders, Statements};
+
+/// After so long without use a connection is asked whether it is still there: firewalls forget idle ones.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// Statements that stay prepared in a connection.
+const STATEMENTS: usize = 256;
+
+/// PostgreSQL as a sink.
+#[derive(Clone, Debug)]
+pub struct PgsqlSink {
+    pub(super) config: ServerConfig,
+    pub(super) statements: Statements,
+}
+
+/// A connection, and what is known of its server's tables.
+#[derive(Debug)]
+pub struct PgsqlConn {
+    pub(super) inner: PgConnection,
+    pub(super) found: Found,
+    pub(super) types: ParameterTypes,
+    /// How a transaction begins.
+    pub(super) begin: &'static str,
+    /// Records below may have been stored before a reset.
+    pub(super) ceiling: Lsn,
+    used: Instant,
+    cache: bool,
+}
+
+/// What each transaction sets for itself: a pooler may give each to another session. `plan_cache_mode`: a plan made for a small table
+/// must not outlive it.
+macro_rules! begin {
+    ($more:literal) => {
+        concat!(
+            "begin isolation level read committed; set local lock_timeout = '10s'; ",
+            "set local idle_in_transaction_session_timeout = '60s'; set local synchronous_commit = on; ",
+            "set local timezone = 'UTC'; set local standard_conforming_strings = on",
+            $more
+        )
+    };
+}
+
+impl PgsqlSink {
+    /// A sink with these settings. Opens nothing.
+    #[must_use]
+    pub fn new(config: ServerConfig) -> Self {
+        PgsqlSink { config, statements: Statements::new(Placeholders::Dollar) }
+    }
+
+    fn options(&self) -> PgConnectOptions {
+        let config = &self.config;
+        let mut options = PgConnectOptions::new_without_pgpass()
+            .host(&config.host)
+            .port(config.port)
+            .database(&config.database)
+            .application_name("forebay")
+            .extra_float_digits(None)
+            .statement_cache_capacity(if config.statement_cache { STATEMENTS } else { 0 })
+            .disable_statement_logging();
+        if let Some(name) = &config.username {
+            options = options.username(name);
+        }
+        if let Some(password) = &config.password {
+            options = options.password(password);
+        }
+        let Some(tls) = &config.tls else { return options.ssl_mode(PgSslMode::Disable) };
+        options = options.ssl_mode(PgSslMode::VerifyFull);
+        if let Some(file) = &tls.authority {
+            options = options.ssl_root_cert(file);
+        }
+        if let Some(file) = &tls.certificate {
+            options = options.ssl_client_cert(file);
+        }
+        if let Some(file) = &tls.key {
+            options = options.ssl_client_key(file);
+        }
+        options
+    }
+
+    /// A connection that has looked at nothing.
+    pub(super) async fn link(&self) -> Result<PgConnection, WriteError> {
+        PgConnection::connect_with(&self.options()).await.map_err(map)
+    }
+
+    pub(super) async fn open(&self) -> Result<PgsqlConn, WriteError> {
+        let mut inner = self.link().await?;
+        let begin = match inner.server_version_num() {
+            Some(version) if version < 120_000 => begin!(""),
+            _ => begin!("; set local plan_cache_mode = force_custom_plan"),
+        };
+        let found = schema::prepare(&mut inner, &self.config).await?;
+        Ok(PgsqlConn {
+            inner,
+            found,
+            types: ParameterTypes::default(),
+            begin,
+            ceiling: Lsn::NONE,
+            used: Instant::now(),
+            cache: self.config.statement_cache,
+        })
+    }
+
+    /// Makes sure that a connection that was idle is still there. Its last answer has arrived, so that nothing of it is in doubt, and
+    /// another one may take its place.
+    pub(super) async fn refresh(&self, conn: &mut PgsqlConn) -> Result<(), WriteError> {
+        if conn.used.elapsed() > IDLE && conn.inner.ping().await.is_err() {
+            let ceiling = conn.ceiling;
+            *conn = self.open().await?;
+            conn.ceiling = ceiling;
+        }
+        conn.used = Instant::now();
+        Ok(())
+    }
+}
+
+impl PgsqlConn {
+    /// A statement of Forebay's own.
+    pub(super) fn query<'q>(&self, sql: impl Into<String>) -> Query<'q, Postgres, sqlx::postgres::PgArguments> {
+        sqlx::query(AssertSqlSafe(sql.into())).persistent(self.cache)
+    }
+
+    pub(super) fn is_cached(&self) -> bool {
+        self.cache
+    }
+
+    pub(super) async fn begin(&mut self) -> sqlx::Result<()> {
+        self.inner.execute(self.begin).await.map(|_| ())
+    }
+
+    /// Ends the transaction so that nothing of it stays. A connection that can't even do that is of no use any more.
+    pub(super) async fn rollback(&mut self, error: WriteError) -> WriteError {
+        match self.inner.execute("rollback").await {
+            Ok(_) => error,
+            Err(failed) => WriteError::Disconnected(format!("{error}; rollback: {failed}").into()),
+        }
+    }
+}
