@@ -97,6 +97,7 @@ pub mod metrics;
 mod postings;
 pub mod rules;
 pub mod state;
+mod sync;
 pub mod topic;
 mod trie;
 

@@ -155,6 +155,64 @@ fn a_filter_that_is_added_while_the_inbox_is_behind_misses_nothing() {
 }
 
 #[test]
+fn a_filter_with_a_history_that_is_added_while_a_plan_is_under_way_gets_all_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = small(dir.path());
+    // Large enough that the inbox is full in the middle of a segment's places.
+    options.log.segment_bytes = 4 << 20;
+    options.rules.pubsub =
+        vec![PubsubRule { filter: "mine/b/#".into(), start: StartAt::Earliest, max_returned: None, time_range: None }];
+    let engine = Engine::open(options).unwrap().0;
+    sleeper(&engine, "c", &["mine/a"]);
+    let mut expected: Vec<String> = (0..40).flat_map(|round| traffic(&engine, round * 2000)).collect();
+    indexed(dir.path());
+    let mut client = Client::connect(&engine, "c", true, 3600);
+    let mut taken = client.take(1);
+    client.subscribe("mine/b/#", 1);
+    let mut got = Vec::new();
+    loop {
+        client.settle(&taken);
+        got.extend(taken.iter().map(|d| String::from_utf8_lossy(&d.message.payload).into_owned()));
+        if got.len() >= expected.len() {
+            break;
+        }
+        taken = client.take(20.min(expected.len() - got.len()));
+    }
+    got.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(got, expected);
+}
+
+#[test]
+fn what_waits_in_an_inbox_is_still_owed_when_its_connection_ends() {
+    for behind in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = open(dir.path());
+        let client = Client::connect(&engine, "c", false, 3600);
+        client.subscribe("mine/a", 1);
+        let stayed = if behind {
+            client.disconnect();
+            None
+        } else {
+            Some(client)
+        };
+        let mine = traffic(&engine, 0);
+        let mine: Vec<String> = mine.into_iter().filter(|payload| payload.starts_with('a')).collect();
+        let mut client = stayed.unwrap_or_else(|| Client::connect(&engine, "c", true, 3600));
+        // Three are taken and acknowledged; the others were put in and never handed out.
+        let taken = client.take(3);
+        client.settle(&taken);
+        client.disconnect();
+        let mut client = Client::connect(&engine, "c", true, 3600);
+        let left: Vec<&str> = mine.iter().skip(3).map(|p| &**p).collect();
+        for chunk in left.chunks(10) {
+            client.expect(chunk);
+        }
+        client.expect_nothing_but("mine/a");
+    }
+}
+
+#[test]
 fn the_newest_of_a_long_history_are_given_and_the_others_counted() {
     let dir = tempfile::tempdir().unwrap();
     let mut options = small(dir.path());

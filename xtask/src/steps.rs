@@ -28,6 +28,8 @@ pub enum Step {
     Doc,
     /// Unit, property, crash and end-to-end tests of the workspace.
     Test,
+    /// The orders in which the log's threads may run.
+    Interleavings,
     /// Schedules of the engine on a simulated disk.
     Simulate,
     /// Licences and advisories of the dependencies.
@@ -75,6 +77,7 @@ fn run(step: Step, counter: &mut Counter, rounds: u32) -> Result<Outcome> {
         Step::Clippy => shell::run(shell::cargo()?.args(clippy))?,
         Step::Doc => shell::run(shell::cargo()?.args(doc).env("RUSTDOCFLAGS", "--deny warnings"))?,
         Step::Test => workspace_tests(counter, rounds)?,
+        Step::Interleavings => interleavings()?,
         Step::Simulate => simulate(&["--schedules".to_owned(), SCHEDULES.to_string()])?,
         Step::Deny => return deny(),
     }
@@ -89,6 +92,16 @@ pub fn crash(rounds: u32) -> Result<()> {
     let mut command = shell::cargo()?;
     command.args(["test", "--package", "forebay", "--test", "crash", "--locked", "--", "--nocapture"]);
     shell::run(command.env(ROUNDS, rounds.to_string()))
+}
+
+/// Runs the tests of the log's threads under a scheduler of their own: a build of its own, in a folder of its own.
+fn interleavings() -> Result<()> {
+    const CFG: &str = "--cfg forebay_interleavings";
+    let flags = std::env::var("RUSTFLAGS").map_or_else(|_| CFG.to_owned(), |flags| format!("{flags} {CFG}"));
+    let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".to_owned());
+    let mut command = shell::cargo()?;
+    command.args(["test", "--package", "forebay-engine", "--lib", "--locked", "log::interleavings"]);
+    shell::run(command.env("RUSTFLAGS", flags).env("CARGO_TARGET_DIR", format!("{target}/interleavings")))
 }
 
 /// Runs the simulator, optimised: its speed decides how much it finds.

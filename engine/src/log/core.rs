@@ -3,13 +3,13 @@
 //! Locks, in the order they may be taken: `queue` alone; `writer`, then `segments`, `tail`, the watermark's. The queue lock is never held
 //! over a disk call.
 
+use crate::sync::atomic::{AtomicU64, Ordering};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+use crate::sync::{Condvar, Mutex, MutexGuard, RwLock};
 
 use super::error::AppendError;
 use super::follower::Follower;
@@ -391,7 +391,7 @@ impl Core {
                 if crowd {
                     // Those just woken are about to append again: let them, and take all as one group. Else two halves would take turns,
                     // each with a sync of its own.
-                    std::thread::yield_now();
+                    crate::sync::thread::yield_now();
                 }
                 queue = self.queue.lock();
                 if !more && (queue.leading || queue.gathered.is_empty()) {

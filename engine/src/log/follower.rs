@@ -4,7 +4,7 @@
 //! applies would take longer and longer to open after a crash. Ordinary appends wait while the records that are not followed yet are more
 //! bytes than the limit; essential ones go on, and so does what the follower itself appends (bounds, positions, ends are essential).
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Counts what was followed. What was appended is counted in the queue, under its lock.
 #[derive(Debug)]

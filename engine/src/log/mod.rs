@@ -52,6 +52,8 @@ mod frame;
 pub(crate) mod fuzzing;
 mod gathered;
 mod inspect;
+#[cfg(all(test, forebay_interleavings))]
+mod interleavings;
 mod open;
 mod options;
 mod placed;
@@ -76,16 +78,16 @@ pub(crate) mod watermark;
 mod window;
 mod writer;
 
+use crate::sync::atomic::Ordering;
+use crate::sync::thread::JoinHandle;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::sync::Mutex;
 use bytes::Bytes;
-use parking_lot::Mutex;
 
 use self::core::Core;
 use crate::ids::Lsn;
@@ -215,7 +217,7 @@ impl Handle {
         self.core.shut_down(seal, reason);
         for thread in std::mem::take(&mut *self.threads.lock()) {
             // A waker run by the writer thread may drop the last handle: a thread can't wait for itself.
-            if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
+            if thread.thread().id() != crate::sync::thread::current().id() && thread.join().is_err() {
                 tracing::error!("a thread of the log panicked");
             }
         }

@@ -1,11 +1,11 @@
 //! Putting an opened log together.
 
+use crate::sync::atomic::{AtomicU64, Ordering};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex, RwLock};
+use crate::sync::{Condvar, Mutex, RwLock};
 
 use super::core::{Core, Queue};
 use super::error::OpenError;
@@ -173,7 +173,7 @@ fn prepare(
 
 fn start_threads(log: &Log) -> Result<(), OpenError> {
     let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work);
+        let thread = crate::sync::thread::Builder::new().name(name.to_owned()).spawn(work);
         thread.map_err(OpenError::io("starting a thread for", &log.core().options.dir))
     };
     let core = log.core().clone();

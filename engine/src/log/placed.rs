@@ -1,7 +1,7 @@
 //! Records by their place: what an index needs to know of a record, and reading it back with one positional read.
 
+use crate::sync::atomic::Ordering;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
 use metrics::Counter;

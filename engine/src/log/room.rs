@@ -10,10 +10,10 @@
 //! sync could not: the kernel may count the lost pages as clean. Nothing tells one such file system from the other, so neither is repeated; the
 //! records of that group were acknowledged to nobody, and opening settles what became of them.
 
+use crate::sync::atomic::Ordering;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 

@@ -18,13 +18,13 @@
 //! The seal's own `lsn` is the number that comes next; it takes none itself. Blocks that a later version puts between the last record and
 //! the seal (postings) have kinds of their own from 130.
 
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use crate::sync::Mutex;
 use bytes::BytesMut;
-use parking_lot::Mutex;
 
 use super::frame::{self, Frame, HEADER, KIND_SEAL, u32_at, u64_at};
 use super::plan::Head;

@@ -21,7 +21,10 @@ pub(crate) fn shorten() {}
 
 #[cfg(target_os = "linux")]
 mod linux {
-    //! The two system calls, which have no wrapper in the C library. They read and fill a plain structure whose size is passed along.
+    //! The two system calls: the only `unsafe` code of the engine. Neither the standard library nor rustix nor the C library has a wrapper for
+    //! them (glibc's comes with 2.41), and what they do can't be had otherwise: a slice for one thread, without privileges. They read and fill
+    //! a plain structure of integers, for which every pattern of bits is valid, and whose size is passed along; the kernel keeps no reference
+    //! to it. docs/TESTING.md says how the test below runs under a sanitizer.
     #![allow(unsafe_code)]
 
     /// The least that Linux takes.

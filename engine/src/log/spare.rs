@@ -6,13 +6,13 @@
 //! One spare is the *reserve*: it is made with the log, and while no other can be made only essential records may go on into it. Records get
 //! their numbers before they are written, so room is promised when they are queued (see [`Place`]): what is queued always has a place to go.
 
+use crate::sync::atomic::{AtomicBool, Ordering};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 
 use super::NewRecord;
 use super::frame::HEADER;

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
+use crate::sync::Mutex;
 use bytes::{Bytes, BytesMut};
-use parking_lot::Mutex;
 
 use crate::ids::Lsn;
 

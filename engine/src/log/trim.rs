@@ -6,10 +6,10 @@
 //! a first segment that is missing is told from one that was trimmed. On a disk without
 //! room for the note it is removed, and each removal of a segment is synced before the next, from the oldest on.
 
+use crate::sync::atomic::Ordering;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::core::Core;
 use super::error::TrimError;

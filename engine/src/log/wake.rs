@@ -12,8 +12,9 @@
 //! waits for, then sleeps on the value it saw; whoever changes the thing waited for does so first and wakes then. Either the sleeper sees
 //! the change, or the word has moved and it does not sleep.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+
+use crate::sync::atomic::{AtomicU32, Ordering};
 
 const WAITING: u32 = 1;
 const CHANGE: u32 = 2;
@@ -59,7 +60,7 @@ impl Word {
     }
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(all(test, forebay_interleavings))))]
 mod os {
     use std::sync::atomic::AtomicU32;
     use std::time::Duration;
@@ -83,12 +84,12 @@ mod os {
     }
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), all(test, forebay_interleavings)))]
 mod os {
-    use std::sync::atomic::{AtomicU32, Ordering};
     use std::time::Duration;
 
-    use parking_lot::{Condvar, Mutex};
+    use crate::sync::atomic::{AtomicU32, Ordering};
+    use crate::sync::{Condvar, Mutex};
 
     #[derive(Debug, Default)]
     pub(super) struct Sleepers {

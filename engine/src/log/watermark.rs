@@ -3,10 +3,10 @@
 //! Tasks register a waker in a map ordered by LSN; as the watermark moves only those it has reached are woken. Threads blocked in an append
 //! sleep on the word of their group: groups alternate between two, so that one wake reaches one group and nobody else.
 
+use crate::sync::atomic::{AtomicU64, Ordering};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use crate::ids::Lsn;
 pub(crate) struct Watermark {
     end: AtomicU64,
     stopped: OnceLock<Arc<str>>,
-    tasks: parking_lot::Mutex<Tasks>,
+    tasks: crate::sync::Mutex<Tasks>,
     groups: [Word; 2],
     watchers: Word,
 }
@@ -35,7 +35,7 @@ impl Watermark {
         Watermark {
             end: AtomicU64::new(end.0),
             stopped: OnceLock::new(),
-            tasks: parking_lot::Mutex::default(),
+            tasks: crate::sync::Mutex::default(),
             groups: Default::default(),
             watchers: Word::default(),
         }

@@ -1,8 +1,8 @@
 //! What a leader does with a group: one buffer, one write, one sync, then the watermark.
 
+use crate::sync::atomic::Ordering;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::BytesMut;

@@ -262,15 +262,23 @@ fn an_index_that_tells_wrong_places_is_found_out_by_the_records() {
     bench.publish(topics(1500));
     bench.index();
     let extent = bench.log.extents()[0];
-    let mut builder = IndexBuilder::default();
     let lsn = bench.records.iter().find(|(t, _)| t == "t/7").unwrap().1;
-    builder.add("t/7", Position { lsn, at: 64, len: 100 });
-    let lie = builder.encode(&bench.postings.identity(&extent));
-    bench.disk.overwrite(&Path::new("/log").join(file_name(extent.first)), &lie);
-    let mut bench = bench.reopen(true);
-    bench.check(&[("t/7", Lsn::NONE)], Lsn::FIRST);
-    bench.index();
-    check_all(&bench);
+    // Where no record begins, and where another one lies, sound and of another number.
+    let (mut records, mut reader) = (Vec::new(), bench.log.reader(Lsn::FIRST).unwrap());
+    reader.read_placed(1000, 1 << 20, &mut records).unwrap();
+    let (_, other) = records.iter().find(|(record, _)| record.lsn > lsn).unwrap();
+    assert_eq!(other.segment, extent.first);
+    drop(reader);
+    for position in [Position { lsn, at: 64, len: 100 }, Position { lsn, at: other.at, len: other.len }] {
+        let mut builder = IndexBuilder::default();
+        builder.add("t/7", position);
+        let lie = builder.encode(&bench.postings.identity(&extent));
+        bench.disk.overwrite(&Path::new("/log").join(file_name(extent.first)), &lie);
+        bench = bench.reopen(true);
+        bench.check(&[("t/7", Lsn::NONE)], Lsn::FIRST);
+        bench.index();
+        check_all(&bench);
+    }
 }
 
 #[test]

@@ -124,17 +124,31 @@ fn no_flipped_byte_and_no_cut_changes_an_answer() {
 
 #[test]
 fn blocks_that_changed_places_are_noticed() {
-    let topics: Vec<String> = (0..200).map(|i| format!("t/{i:06}")).collect();
+    let topics: Vec<String> = (0..2000).map(|i| format!("t/{i:06}")).collect();
     let good = index_of(&records(&topics));
     let index = open(good.clone()).unwrap();
-    assert!(index.topics() == 200 && index.records() == 200 && index.memory() > 0);
-    let (first, second) = (&index.blocks[0], &index.blocks[1]);
-    let (a, b) = (first.at as usize, second.at as usize);
+    assert!(index.topics() == 2000 && index.records() == 2000 && index.memory() > 0);
+    // Two of one length, each of which stays whole: only their places tell.
+    let pairs = index.blocks.iter().enumerate().flat_map(|(n, a)| index.blocks[n + 1..].iter().map(move |b| (a, b)));
+    let (first, second) = pairs.into_iter().find(|(a, b)| a.len == b.len).expect("two blocks of one length");
+    let (a, b, len) = (first.at as usize, second.at as usize, first.len as usize);
     let mut bad = good.clone();
-    let len = first.len.min(second.len) as usize;
     bad[a..a + len].copy_from_slice(&good[b..b + len]);
     bad[b..b + len].copy_from_slice(&good[a..a + len]);
     assert!(find(&open(bad).unwrap(), "#", &(Lsn(0)..Lsn(u64::MAX)), 10_000).is_err());
+}
+
+#[test]
+fn a_filter_with_its_own_level_finds_it_though_whole_blocks_lie_between() {
+    let between = (0..300).map(|i| format!("a-{i:05}"));
+    let topics: Vec<String> =
+        std::iter::once("a".to_owned()).chain(between).chain((0..100).map(|i| format!("a/{i}"))).collect();
+    let records = records(&topics);
+    let index = open(index_of(&records)).unwrap();
+    let range = Lsn(0)..Lsn(u64::MAX);
+    let found = find(&index, "a/#", &range, 1000).unwrap().finish().0;
+    assert_eq!(found, naive(&records, "a/#", &range));
+    assert_eq!(found.len(), 101);
 }
 
 #[test]

@@ -51,7 +51,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use crate::sync::RwLock;
 
 use super::options::OnDamage;
 use super::{OpenError, ReadError, Record};
