@@ -27,15 +27,20 @@ macro_rules! columns {
 /// Rows of other programs, newest first. The index of topic, id and msgid tells them from Forebay's own, whose msgid is 20 letters and
 /// digits, without reading the rows. Those that became records are known by their key.
 const OFFLINE: &str = concat!(
-    columns!("retain"),
-    "mqtt_msg where topic = ? and cast(topic as binary) = cast(? as binary) and id > ? and id < ? ",
+    " where topic = ? and cast(topic as binary) = cast(? as binary) and id > ? and id < ? ",
     "and (msgid is null or char_length(msgid) <> 20 or msgid not regexp '^[0-9A-Za-z]{20}$') ",
     "and (? is null or arrived >= ?) ",
     "and not exists (select 1 from forebay_imported i where i.row_key = cast(mqtt_msg.id as char) collate utf8mb4_bin) ",
-    "order by id desc limit ?"
+    "order by mqtt_msg.id desc limit ?"
 );
 
 impl MysqlSink {
+    /// The query of offline messages. The index is named: without, servers prefer to walk over the whole table from its end.
+    fn offline_query(conn: &MysqlConn) -> String {
+        let index = conn.found.topic_index.as_ref().map(|name| format!(" force index (`{name}`)"));
+        format!("{}mqtt_msg{}{OFFLINE}", columns!("retain"), index.unwrap_or_default())
+    }
+
     /// The message that a client acknowledged last.
     async fn acknowledged(&self, conn: &mut MysqlConn, client: &str, topic: &str) -> sqlx::Result<u64> {
         let sql = "select cast(mid as unsigned) as mid, cast(clientid as binary) as client, cast(topic as binary) as topic \
@@ -83,7 +88,7 @@ impl Lookup for MysqlSink {
         let before = query.before.and_then(|key| key.parse().ok()).unwrap_or(u64::MAX);
         let since = (query.since_us > 0).then(|| datetime(query.since_us));
         let statement = conn
-            .query(OFFLINE)
+            .query(MysqlSink::offline_query(conn))
             .bind(query.topic.to_owned())
             .bind(query.topic.to_owned())
             .bind(after)
@@ -146,4 +151,43 @@ fn foreign(row: &MySqlRow, topic: &str, prefix: Option<&str>) -> Result<Option<F
         payload: Bytes::from(payload.unwrap_or_default()),
         time_us: seconds.saturating_mul(1_000_000),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
+
+    use super::*;
+    use crate::sink::Sink;
+    use crate::sql::ServerConfig;
+
+    #[tokio::test]
+    async fn the_offline_query_reads_the_index_by_topic_and_no_whole_table() {
+        for name in ["mysql", "mariadb"] {
+            let url = forebay_services::address(name).unwrap_or_else(|error| panic!("{error:#}"));
+            let mut admin = MySqlConnection::connect(&format!("{url}?ssl-mode=disabled")).await.unwrap();
+            let database = format!("plan_{}", std::process::id());
+            for sql in [format!("drop database if exists {database}"), format!("create database {database}")] {
+                admin.execute(AssertSqlSafe(sql)).await.unwrap();
+            }
+            let sink = MysqlSink::new(ServerConfig::of_url(&url, &database));
+            let mut conn = sink.connect().await.unwrap();
+            let rows = "insert into mqtt_msg (msgid, topic, arrived) values ";
+            for n in 0..10 {
+                let values: Vec<String> =
+                    (0..200).map(|m| format!("('{:020}', 'cmd/{}', now())", n * 200 + m, m % 4)).collect();
+                conn.inner.execute(AssertSqlSafe(format!("{rows}{}", values.join(",")))).await.unwrap();
+            }
+            conn.inner.execute("analyze table mqtt_msg").await.unwrap();
+            let explain = format!("explain {}", MysqlSink::offline_query(&conn));
+            let query = conn.query(explain).bind("cmd/1").bind("cmd/1").bind(0u64).bind(u64::MAX);
+            let query = query.bind(None::<String>).bind(None::<String>).bind(256u64);
+            let plan = query.fetch_all(&mut conn.inner).await.unwrap();
+            let key: Option<String> = plan[0].get("key");
+            let extra: Option<String> = plan[0].get("Extra");
+            assert_eq!(key.as_deref(), Some("forebay_msg_topic"), "{name}");
+            assert!(!extra.unwrap_or_default().contains("filesort"), "{name}");
+            admin.execute(AssertSqlSafe(format!("drop database {database}"))).await.unwrap();
+        }
+    }
 }

@@ -128,7 +128,8 @@ pub(super) struct Found {
     /// Tables without transactions.
     unsafe_tables: Vec<String>,
     msgid_index: bool,
-    topic_index: bool,
+    /// An index that begins with topic and id.
+    pub(super) topic_index: Option<String>,
 }
 
 /// Finds what is there, and creates what is missing where the pool says so.
@@ -209,10 +210,13 @@ pub(super) async fn look(conn: &mut MySqlConnection) -> Result<Found, WriteError
             _ => indexes.push((name, column.into_iter().collect())),
         }
     }
-    for (_, columns) in indexes {
+    for (name, columns) in indexes {
         let names: Vec<&str> = columns.iter().map(String::as_str).collect();
         found.msgid_index |= names.first() == Some(&"msgid");
-        found.topic_index |= names.starts_with(&["topic", "id"]);
+        // The one with msgid tells rows of other programs from Forebay's own by itself.
+        if names.starts_with(&["topic", "id"]) && (found.topic_index.is_none() || names.get(2) == Some(&"msgid")) {
+            found.topic_index = Some(name);
+        }
     }
     Ok(found)
 }
@@ -222,7 +226,7 @@ impl Found {
         let tables = CREATE.into_iter().filter(|(name, _)| !self.layout.has_table(name));
         // A table that is about to be created has its own unique index on msgid.
         let new = !self.layout.has_table("mqtt_msg");
-        let there = [self.msgid_index || new, self.topic_index];
+        let there = [self.msgid_index || new, self.topic_index.is_some()];
         let indexes = INDEXES.into_iter().zip(there).filter(|(_, there)| !there);
         tables.chain(indexes.map(|(part, _)| part)).collect()
     }

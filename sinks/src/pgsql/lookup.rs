@@ -21,7 +21,7 @@ const OFFLINE: &str = concat!(
     " and id > coalesce((select mid from mqtt_acked where clientid = $2 and topic = $1), 0) ",
     "and id < coalesce($4::text::bigint, 9223372036854775807) and ($3::text is null or arrived >= $3::text::timestamp) ",
     "and not exists (select 1 from forebay_imported i where i.row_key = mqtt_msg.id::text) ",
-    "order by id desc limit $5"
+    "order by mqtt_msg.id desc limit $5"
 );
 
 impl PgsqlSink {
@@ -117,4 +117,37 @@ fn foreign(row: &PgRow, topic: &str, prefix: Option<&str>) -> Result<ForeignRow,
         payload: Bytes::from(payload.unwrap_or_default()),
         time_us: seconds.saturating_mul(1_000_000),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+
+    use super::*;
+    use crate::sink::Sink;
+    use crate::sql::ServerConfig;
+
+    #[tokio::test]
+    async fn the_offline_query_reads_the_index_of_foreign_rows_and_no_whole_table() {
+        let url = forebay_services::address("postgres").unwrap_or_else(|error| panic!("{error:#}"));
+        let mut admin = PgConnection::connect(&url).await.unwrap();
+        let database = format!("plan_{}", std::process::id());
+        for sql in [format!("drop database if exists {database}"), format!("create database {database}")] {
+            admin.execute(AssertSqlSafe(sql)).await.unwrap();
+        }
+        let sink = PgsqlSink::new(ServerConfig::of_url(&url, &database));
+        let mut conn = sink.connect().await.unwrap();
+        let rows = "insert into mqtt_msg (msgid, topic, arrived) \
+             select lpad(n::text, 20, '0'), 'cmd/' || n % 4, now() from generate_series(1, 5000) n";
+        conn.inner.execute(rows).await.unwrap();
+        conn.inner.execute("analyze mqtt_msg").await.unwrap();
+        let explain = format!("explain {}{OFFLINE}", PgsqlSink::columns(&conn, "mqtt_msg"));
+        let query = conn.query(explain).bind("cmd/1").bind("c").bind(None::<String>).bind(None::<String>).bind(256i64);
+        let plan = query.fetch_all(&mut conn.inner).await.unwrap();
+        let plan: Vec<String> = plan.iter().map(|row| row.get(0)).collect();
+        assert!(plan.iter().any(|step| step.contains("forebay_msg_foreign")), "{plan:#?}");
+        assert!(!plan.iter().any(|step| step.contains("Seq Scan on mqtt_msg")), "{plan:#?}");
+        drop(conn);
+        admin.execute(AssertSqlSafe(format!("drop database {database} with (force)"))).await.unwrap();
+    }
 }

@@ -162,6 +162,30 @@ fn base64(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
+impl ServerConfig {
+    /// A test server's address with another database.
+    pub(crate) fn of_url(url: &str, database: &str) -> ServerConfig {
+        let rest = url.split_once("://").unwrap().1;
+        let (login, place) = rest.split_once('@').unwrap();
+        let (user, password) = login.split_once(':').unwrap();
+        let (host, port) = host_and_port(place.split('/').next().unwrap());
+        ServerConfig {
+            host,
+            port: port.unwrap(),
+            username: Some(user.to_owned()),
+            password: Some(password.to_owned()),
+            database: database.to_owned(),
+            tls: None,
+            connections: 1,
+            binary_payload: BinaryPayload::Refuse,
+            schema: SchemaMode::Create,
+            statement_cache: true,
+            node_name: "n".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -19,6 +19,10 @@ pub(crate) fn datetime(us: u64) -> String {
 
 /// Slices of at most `most` items whose lengths are powers of two, so that few prepared statements serve all lengths. `most` is a
 /// power of two itself.
+#[cfg_attr(
+    not(any(feature = "sqlite", feature = "mysql")),
+    allow(dead_code, reason = "PostgreSQL takes rows as arrays")
+)]
 pub(crate) fn powers<T>(items: &[T], most: usize) -> impl Iterator<Item = &[T]> {
     let mut rest = items;
     std::iter::from_fn(move || {
@@ -30,6 +34,10 @@ pub(crate) fn powers<T>(items: &[T], most: usize) -> impl Iterator<Item = &[T]> 
 }
 
 /// `row,row,…`
+#[cfg_attr(
+    not(any(feature = "sqlite", feature = "mysql")),
+    allow(dead_code, reason = "PostgreSQL takes rows as arrays")
+)]
 pub(crate) fn places(rows: usize, row: &str) -> String {
     let mut text = String::with_capacity(rows * (row.len() + 1));
     for n in 0..rows {
