@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use forebay_engine::event::Event;
 use forebay_engine::log::{ReadError, Record};
-use forebay_engine::{Lsn, OpenError};
+use forebay_engine::{Engine, Lsn, OpenError};
 
 use crate::dice::Dice;
 use crate::world::{Trouble, World, broken, name};
@@ -16,6 +16,14 @@ impl World {
     /// A record is not what was appended.
     pub fn follow(&mut self) -> Result<(), Trouble> {
         let engine = self.engine()?.clone();
+        self.follow_in(&engine)
+    }
+
+    /// As `follow`, in this engine.
+    ///
+    /// # Errors
+    /// As `follow`.
+    pub fn follow_in(&mut self, engine: &Engine) -> Result<(), Trouble> {
         let end = engine.applied_end();
         if self.model.applied >= end {
             return Ok(());

@@ -373,7 +373,13 @@ impl World {
         }
         let after = self.engine()?.log().end().max(ends);
         if let Some((engine, manual)) = self.running.take() {
-            let closed = manual.close(&engine, STEPS_MAX);
+            let mut followed = Ok(());
+            let closed = manual.close(&engine, STEPS_MAX, || {
+                if followed.is_ok() {
+                    followed = self.follow_in(&engine);
+                }
+            });
+            followed?;
             let durable = engine.durable_end();
             self.model.acknowledged = self.model.acknowledged.max(durable);
             if !closed {

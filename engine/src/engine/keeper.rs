@@ -196,13 +196,18 @@ impl Keeper {
             return;
         }
         self.room.looked_us = now_us;
+        self.look_now();
+    }
+
+    /// The look itself, whenever it is.
+    pub(super) fn look_now(&mut self) {
         self.log.set_other_bytes(space::bytes_beside(&*self.disk, &self.dir, self.log.dir()));
         self.make_room();
         self.trim();
     }
 
     /// While the log has no room: does what lets the oldest segment go, a checkpoint behind it, and, by policy, passing the sinks that have not stored it.
-    pub(super) fn make_room(&mut self) {
+    fn make_room(&mut self) {
         if self.log.no_space().is_none() {
             return;
         }

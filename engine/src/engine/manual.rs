@@ -101,10 +101,9 @@ impl Manual {
         self.keep()
     }
 
-    /// The keeper's look at retention, which it takes from time to time. True where it waits for records to be applied, to look again soon.
+    /// The keeper's look at room and retention, which it takes from time to time. True where it waits for records to be applied, to look again soon.
     pub fn trim(&mut self) -> bool {
-        self.keeper.make_room();
-        self.keeper.trim();
+        self.keeper.look_now();
         self.keeper.trimming
     }
 
@@ -125,12 +124,13 @@ impl Manual {
     }
 
     /// Ends the engine as [`Engine::close`] does, with everything that its threads would still do. At most `steps` of them are taken:
-    /// false where that was not enough.
-    pub fn close(mut self, engine: &Engine, steps: usize) -> bool {
+    /// false where that was not enough. `on_applied` is called when records were applied, before the keeper may trim them.
+    pub fn close(mut self, engine: &Engine, steps: usize, mut on_applied: impl FnMut()) -> bool {
         engine.close();
         for _ in 0..steps {
             // An error was told to those who wait for the record, and closing goes on.
             let applied = self.apply(usize::MAX).unwrap_or(true);
+            on_applied();
             if !(applied | self.keep()) && self.ended {
                 return true;
             }

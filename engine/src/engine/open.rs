@@ -188,6 +188,8 @@ fn make_folders(disk: &dyn Disk, dir: &Path, patience: Duration) -> Result<Folde
     disk.create_dir(&state).map_err(io("making the folder", &state))?;
     // A checkpoint in a folder whose name is lost is lost with it, and the log may have been trimmed for it.
     disk.sync_dir(dir).map_err(io("syncing the folder", dir))?;
+    // So is one that is listed and whose name is not durable: its writer was killed, or failed, between the rename and the sync.
+    disk.sync_dir(&state).map_err(io("syncing the folder", &state))?;
     Ok(lock)
 }
 

@@ -41,7 +41,8 @@ pub(super) fn bound_sessions(owed: &mut Owed, residue: &Residue, first: Lsn, bou
     if bounds.session_messages_max == 0 && bounds.session_bytes_max == 0 {
         return;
     }
-    let mut sessions: HashMap<ByteString, Vec<usize>> = HashMap::new();
+    // In the order of clients: the same log is to be trimmed by the same records whenever it is simulated.
+    let mut sessions: BTreeMap<ByteString, Vec<usize>> = BTreeMap::new();
     for (n, sleeper) in owed.sleepers.iter().enumerate().filter(|(_, s)| !s.rule && !s.volatile) {
         sessions.entry(sleeper.client.clone()).or_default().push(n);
     }
