@@ -161,7 +161,8 @@ impl World {
         let window = self.plan.settings.window;
         let mailbox = engine.attach(&AttachOptions { client: id.clone(), epoch, window, in_flight });
         held.retain(|held| !mailbox.revoked().contains(&held.delivery.lsn));
-        let given: BTreeSet<Lsn> = held.iter().map(|held| held.delivery.lsn).collect();
+        let now = self.model.applied;
+        let given: BTreeMap<Lsn, Lsn> = held.iter().map(|held| (held.delivery.lsn, now)).collect();
         let connection = Connection {
             mailbox,
             epoch,
@@ -243,8 +244,12 @@ impl World {
         self.append_applied(&[Event::Unsubscribed(gone)], dice).map(drop)
     }
 
+    fn connection(&self, client: usize) -> Option<&Connection> {
+        self.clients.get(client)?.connection.as_ref()
+    }
+
     fn epoch(&self, client: usize) -> Option<u64> {
-        self.clients.get(client)?.connection.as_ref().map(|connection| connection.epoch)
+        self.connection(client).map(|connection| connection.epoch)
     }
 
     /// What the records that were applied just now mean for connections.
@@ -277,34 +282,19 @@ impl World {
                     // One that the client has and has not settled does not come again.
                     if !connection.held.iter().any(|held| held.delivery.lsn == *stored) {
                         connection.given.remove(stored);
-                        *connection.retained_due.entry(*stored).or_default() += 1;
+                        connection.retained_due.entry(*stored).or_default().insert(filter.clone());
                     }
                 }
                 connection.ordered &= !(new && Kind::of(&filter).is_rule());
-                if new && Kind::of(&filter).is_rule() {
-                    // A new read position begins with the history, also with what another subscription, gone since, has brought.
-                    let held: BTreeSet<Lsn> = connection.held.iter().map(|held| held.delivery.lsn).collect();
-                    let model = &self.model;
-                    let in_history =
-                        |lsn: &Lsn| model.messages.get(lsn).is_some_and(|(_, m)| topic::matches(&filter, &m.topic));
-                    connection.given.retain(|lsn| held.contains(lsn) || !in_history(lsn));
-                }
             });
         }
         for (id, filter) in std::mem::take(&mut self.model.unsubscribed) {
-            let model = &self.model;
-            let matching = |lsn: &Lsn| model.messages.get(lsn).is_some_and(|(_, m)| topic::matches(&filter, &m.topic));
-            let left: Vec<_> = model.sessions.get(&id).into_iter().flat_map(|s| s.subscriptions.keys()).collect();
-            let wanted_still = |lsn: &Lsn| {
-                let mut left = left.iter().filter(|filter| Kind::of(filter) != Kind::Queue);
-                model.messages.get(lsn).is_some_and(|(_, m)| left.any(|filter| topic::matches(filter, &m.topic)))
-            };
             connected(&mut self.clients, &id, &mut |connection| {
-                // A retained message on its way still goes where another subscription wants it.
-                connection.retained_due.retain(|lsn, _| !matching(lsn) || wanted_still(lsn));
-                // With the position wiped, all of it may come again.
-                let held: BTreeSet<Lsn> = connection.held.iter().map(|held| held.delivery.lsn).collect();
-                connection.given.retain(|lsn| !matching(lsn) || held.contains(lsn));
+                // A copy that is still on its way goes only where another subscription has asked for it too.
+                connection.retained_due.retain(|_, asked| {
+                    asked.remove(&filter);
+                    !asked.is_empty()
+                });
                 connection.ordered &= !Kind::of(&filter).is_rule();
             });
         }
@@ -351,6 +341,8 @@ impl World {
         }
         let topic = message.topic.clone();
         let reasons: Vec<Kind> = self.model.reasons(&id, lsn).map(|filter| Kind::of(filter)).collect();
+        let (now, before) = (self.model.applied, self.connection(client).and_then(|c| c.given.get(&lsn)).copied());
+        let again = before.is_some_and(|at| !self.model.may_come_again(&id, lsn, at));
         let Some(connection) = self.clients.get_mut(client).and_then(|c| c.connection.as_mut()) else { return Ok(()) };
         if connection.held.iter().any(|held| held.delivery.lsn == lsn) {
             return broken(format!("{id} is given {lsn} while it holds it"));
@@ -364,8 +356,7 @@ impl World {
                 return broken(format!("{id} is given {lsn} ({topic}) and is not owed it"));
             }
             // A queue may give the same message again when it came back.
-            let again = connection.given.contains(&lsn) && !reasons.contains(&Kind::Queue);
-            if again {
+            if again && !reasons.contains(&Kind::Queue) {
                 return broken(format!("{id} is given {lsn} twice on one connection"));
             }
             let in_order = Kind::of(&topic) != Kind::Queue && Kind::of(&topic) != Kind::Latest;
@@ -376,7 +367,7 @@ impl World {
                 }
             }
         }
-        connection.given.insert(lsn);
+        connection.given.insert(lsn, now);
         let leased = !delivery.retain && reasons.iter().all(|kind| *kind == Kind::Queue);
         connection.held.push(Held { delivery: delivery.clone(), packet_id: None, leased });
         if leased {

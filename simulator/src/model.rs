@@ -276,6 +276,28 @@ impl Model {
         })
     }
 
+    /// True when a message that was given to a connection when everything below `given` was applied, and is not in flight any more, may be
+    /// given to it again: a read position that was made since begins with the history, whatever an earlier subscription has brought of it.
+    /// Not while one that it was given for is still there: a message goes to a client once however many subscriptions match at a time.
+    #[must_use]
+    pub fn may_come_again(&self, client: &ByteString, lsn: Lsn, given: Lsn) -> bool {
+        let Some((_, message)) = self.messages.get(&lsn) else { return false };
+        let claim = |filter: &ByteString| self.claims.get(&(client.clone(), filter.clone()));
+        let newer =
+            |filter: &ByteString| Kind::of(filter).is_rule() && claim(filter).is_some_and(|claim| claim.made >= given);
+        let had = |filter: &ByteString| match Kind::of(filter) {
+            Kind::Queue | Kind::Latest => false,
+            // These never get what was published with QoS 0 from the log.
+            Kind::Plain if message.qos == QoS::AtMostOnce => false,
+            _ => claim(filter).is_some_and(|claim| {
+                let own = claim.no_local && message.publisher == *client;
+                claim.made < given && claim.since <= lsn && !own && topic::matches(filter, &message.topic)
+            }),
+        };
+        let subscriptions = self.sessions.get(client).map(|session| &session.subscriptions);
+        self.reasons(client, lsn).any(newer) && !subscriptions.into_iter().flat_map(|s| s.keys()).any(had)
+    }
+
     /// What the client must still be given for its subscriptions, where the log begins at `first`.
     #[must_use]
     pub fn owed(&self, client: &ByteString, first: Lsn) -> BTreeSet<Lsn> {

@@ -59,10 +59,10 @@ pub struct Connection {
     pub epoch: u64,
     /// Given and not settled.
     pub held: Vec<Held>,
-    /// Given to this connection.
-    pub given: BTreeSet<Lsn>,
-    /// Retained messages that are to be given to this connection, by record: for how many subscriptions.
-    pub retained_due: BTreeMap<Lsn, usize>,
+    /// Given to this connection, and what was applied then.
+    pub given: BTreeMap<Lsn, Lsn>,
+    /// Retained messages that are to be given to this connection, by record, and the filters that asked for them.
+    pub retained_due: BTreeMap<Lsn, BTreeSet<ByteString>>,
     /// The newest message given, by topic.
     pub last_of_topic: BTreeMap<ByteString, Lsn>,
     /// False once a read position was added beside others: its history comes behind what these have had.

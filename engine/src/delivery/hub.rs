@@ -380,6 +380,7 @@ impl Hub {
             }
         }
         self.let_go(inbox);
+        inbox.forget();
     }
 
     fn let_go(&self, inbox: &Arc<Inbox>) {

@@ -6,6 +6,7 @@
 
 mod filters;
 mod owed;
+mod subscribing;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -115,10 +116,10 @@ struct Entry {
     cursors: Vec<Arc<LiveSubscription>>,
     queue: bool,
     handed: bool,
-    /// Put in before the reader came to its place.
+    /// Put in before the reader came to its place, as a lease or a retained message: no read position has been offered it yet.
     ahead: bool,
-    /// Put in as a retained message of a new subscription.
-    retained: bool,
+    /// The filters that asked for it as a retained message.
+    retained_for: Vec<ByteString>,
     /// Only keep-latest subscriptions want it: a newer message of the topic takes its place.
     only_latest: bool,
 }
@@ -216,11 +217,20 @@ impl Inbox {
                 queue: true,
                 handed: false,
                 ahead: true,
-                retained: false,
+                retained_for: Vec::new(),
                 only_latest: false,
             },
         );
         true
+    }
+
+    /// Nobody takes what is here any more. Entries know their subscriptions and these their inbox: it would hold itself for ever.
+    pub(super) fn forget(&self) {
+        let mut state = self.state.lock();
+        state.entries.clear();
+        state.order.clear();
+        state.latest.clear();
+        state.queued_bytes = 0;
     }
 
     /// True when one more leased message fits.
@@ -263,7 +273,7 @@ impl Inbox {
                     queue: true,
                     handed: true,
                     ahead: true,
-                    retained: false,
+                    retained_for: Vec::new(),
                     only_latest: false,
                 },
             );
@@ -282,7 +292,9 @@ impl Inbox {
         if let Some(entry) = state.entries.get_mut(&stored.lsn) {
             // On its way already: from here on for this subscription too, so that nothing newer takes its place.
             entry.only_latest = false;
-            entry.retained = true;
+            if !entry.retained_for.contains(&sub.filter) {
+                entry.retained_for.push(sub.filter.clone());
+            }
             return;
         }
         let covered = state.filters.iter().any(|f| Arc::ptr_eq(&f.sub, sub) && f.from <= stored.lsn);
@@ -298,7 +310,7 @@ impl Inbox {
                 queue: false,
                 handed: false,
                 ahead: true,
-                retained: true,
+                retained_for: vec![sub.filter.clone()],
                 only_latest: false,
             },
         );
@@ -399,86 +411,6 @@ impl InboxState {
             });
         }
         self.wants_fill()
-    }
-
-    /// Adds a subscription or replaces it by one with other options.
-    pub(super) fn add(&mut self, sub: Arc<LiveSubscription>, now: Lsn, begin: Begin) {
-        if let Some(known) = self.filters.get_mut(&sub.filter) {
-            known.sub = sub;
-            return;
-        }
-        let from = begin.cursor.next;
-        let here = if self.live { now } else { self.pos };
-        if from < here {
-            // Back to where this subscription begins; the others have had what lies between already. Before the first record was
-            // read there is nothing between.
-            if self.begun {
-                for other in self.filters.iter_mut() {
-                    other.from = other.from.max(here);
-                }
-            }
-            self.pos = from;
-            self.live = false;
-        }
-        // What is under way was begun without it.
-        self.course = Course::Unknown;
-        self.generation += 1;
-        let with_cursor = |entry: &Entry| entry.cursors.iter().any(|c| c.filter == sub.filter);
-        let open = self.entries.iter().filter(|(_, entry)| with_cursor(entry)).map(|(lsn, _)| *lsn).collect();
-        self.filters.push(FilterState {
-            start: begin.cursor.start,
-            from,
-            done: begin.cursor.acked().collect(),
-            open,
-            qos0_until: begin.qos0_until,
-            newest: begin.newest,
-            not_before_us: begin.not_before_us,
-            sub,
-        });
-    }
-
-    /// Removes a subscription. Returns the leases that go back to their queues.
-    #[must_use]
-    pub(super) fn remove(&mut self, filter: &str) -> Vec<Lsn> {
-        self.filters.remove(filter);
-        self.generation += 1;
-        if self.newest.as_ref().is_some_and(|newest| newest.filter() == filter) {
-            self.newest = None;
-        }
-        // What is queued and not handed out is not sent any more; what is in flight ends as it would have (MQTT-3.10.4-3).
-        let (filters, mut gone, mut leases) = (&self.filters, Vec::new(), Vec::new());
-        let concerned =
-            self.entries.iter_mut().filter(|(_, e)| !e.handed && crate::topic::matches(filter, &e.message.topic));
-        for (lsn, entry) in concerned {
-            let (mut queue, mut plain) = (false, false);
-            // One that began later is not owed it (a retained message is, whenever it was published).
-            let concerns = |f: &&FilterState| f.start <= *lsn || entry.retained;
-            let mut places = Vec::new();
-            filters.matching(&entry.message.topic, &mut places);
-            for other in places.iter().filter_map(|place| filters.at(*place)).filter(concerns) {
-                queue |= other.sub.kind == Kind::Queue;
-                plain |= other.sub.kind != Kind::Queue;
-            }
-            if entry.queue && !queue {
-                entry.queue = false;
-                leases.push(*lsn);
-            }
-            if !entry.queue && !plain {
-                gone.push(*lsn);
-            }
-        }
-        for lsn in gone {
-            self.drop_queued(lsn);
-        }
-        leases
-    }
-
-    fn drop_queued(&mut self, lsn: Lsn) {
-        if let Some(entry) = self.take_out(lsn)
-            && !entry.handed
-        {
-            self.queued_bytes = self.queued_bytes.saturating_sub(entry.message.payload.len());
-        }
     }
 
     /// Queue messages that were handed out with QoS 2 and are not settled.

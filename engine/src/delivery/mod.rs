@@ -186,7 +186,7 @@ impl Mailbox {
         }
         match crate::engine::append(&self.hub.log, &self.unsent) {
             Ok(_) => self.unsent.clear(),
-            Err(AppendError::Full { .. }) => {}
+            Err(AppendError::Full { .. } | AppendError::NoSpace { .. }) => {}
             Err(error) => {
                 tracing::warn!(client = %self.inbox.client, %error, "acknowledgements are not remembered; their messages come again");
                 self.unsent.clear();

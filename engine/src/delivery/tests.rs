@@ -9,7 +9,7 @@ use parking_lot::RwLock;
 use super::*;
 use crate::clock::SystemClock;
 use crate::disk::RealDisk;
-use crate::event::{Published, SessionOpened, Subscribed, SubscriptionOptions};
+use crate::event::{Published, SessionOpened, Subscribed, SubscriptionOptions, Unsubscribed};
 use crate::log::{Log, LogOptions};
 use crate::postings::Postings;
 use crate::rules::{PubsubRule, RuleIndex, Rules, StartAt};
@@ -205,4 +205,92 @@ fn a_client_that_takes_nothing_holds_no_segment() {
     assert!(segments.len() > 2, "{segments:?}");
     let trimmed = bench.log.trim_to(bench.log.durable_end()).unwrap();
     assert_eq!(trimmed.segments, segments.len() - 1);
+}
+
+/// A session with a queue's filter, a retained message of that queue, and a second filter that asked for it as retained.
+fn copy_and_lease(bench: &Bench) -> (Mailbox, Lsn) {
+    bench.session("c", 1, false);
+    bench.subscribe("c", 1, "queue/#");
+    let message = Message {
+        topic: "queue/x".into(),
+        payload: "x".into(),
+        qos: QoS::AtLeastOnce,
+        retain: true,
+        ..Message::default()
+    };
+    let (lsn, _) = bench.apply(&Event::Published(Published { message, packet_id: None, epoch: 0 }));
+    let mailbox = bench.attach("c", 1, vec![]);
+    bench.work();
+    bench.subscribe("c", 1, "+/x");
+    let made = Lsn(bench.log.end().0 - 1);
+    bench.hub.subscribed(&"c".into(), &"+/x".into(), made, SubscriptionOptions::of_qos(QoS::ExactlyOnce), None);
+    (mailbox, lsn)
+}
+
+fn unsubscribe(bench: &Bench, filter: &str) {
+    let event = Unsubscribed { client: "c".into(), epoch: 1, filter: filter.into(), by_proxy: false };
+    bench.apply(&Event::Unsubscribed(event));
+    bench.hub.unsubscribed(&"c".into(), &filter.into(), None);
+}
+
+#[test]
+fn a_retained_copy_that_only_a_queue_wants_still_is_no_retained_copy() {
+    let bench = bench();
+    let (mut mailbox, lsn) = copy_and_lease(&bench);
+    bench.hub.queued(lsn, &"queue/x".into());
+    bench.work();
+    unsubscribe(&bench, "+/x");
+    let mut taken = Vec::new();
+    mailbox.take(10, &mut taken);
+    assert_eq!(taken.len(), 1, "{taken:?}");
+    assert!(!taken[0].retain, "{taken:?}");
+    assert!(bench.hub.queue.lock().holds(lsn, "c"));
+}
+
+#[test]
+fn a_retained_copy_that_nobody_wants_any_more_is_not_sent() {
+    let bench = bench();
+    let (mut mailbox, _) = copy_and_lease(&bench);
+    unsubscribe(&bench, "+/x");
+    let mut taken = Vec::new();
+    mailbox.take(10, &mut taken);
+    assert!(taken.is_empty(), "{taken:?}");
+}
+
+#[test]
+fn a_retained_copy_is_sent_with_the_best_qos_that_asks_for_its_message() {
+    let bench = bench();
+    bench.session("c", 1, false);
+    bench.subscribe("c", 1, "a");
+    let message =
+        Message { topic: "a".into(), payload: "x".into(), qos: QoS::AtLeastOnce, retain: true, ..Message::default() };
+    bench.apply(&Event::Published(Published { message, packet_id: None, epoch: 0 }));
+    let mut mailbox = bench.attach("c", 1, vec![]);
+    // The reader has not come to it for the first filter when the second one asks for it.
+    bench.subscribe("c", 1, "#");
+    let made = Lsn(bench.log.end().0 - 1);
+    bench.hub.subscribed(&"c".into(), &"#".into(), made, SubscriptionOptions::of_qos(QoS::AtMostOnce), None);
+    bench.work();
+    let mut taken = Vec::new();
+    mailbox.take(10, &mut taken);
+    assert_eq!(taken.len(), 1, "{taken:?}");
+    assert_eq!((taken[0].qos, taken[0].retain), (QoS::AtLeastOnce, true));
+}
+
+#[test]
+fn nothing_is_left_of_a_connection_that_had_messages_in_flight() {
+    let bench = bench();
+    bench.session("c", 1, false);
+    bench.subscribe("c", 1, "a");
+    bench.publish("a", QoS::AtLeastOnce);
+    bench.publish("a", QoS::AtLeastOnce);
+    let mut mailbox = bench.attach("c", 1, vec![]);
+    bench.work();
+    let mut taken = Vec::new();
+    mailbox.take(1, &mut taken);
+    assert_eq!(taken.len(), 1);
+    let inbox = Arc::downgrade(&mailbox.inbox);
+    drop(mailbox);
+    bench.work();
+    assert!(inbox.upgrade().is_none(), "the inbox is held by what was in it");
 }

@@ -57,6 +57,12 @@ impl InboxState {
             }
             known.cursors.extend(fresh);
             known.only_latest &= entry.only_latest;
+            known.ahead = false;
+            if !known.handed && known.qos < entry.qos {
+                // A copy that was queued for less is sent as the best of its subscriptions has it.
+                self.acknowledged += usize::from(known.qos == QoS::AtMostOnce);
+                known.qos = entry.qos;
+            }
             return Offer::Done;
         }
         if self.in_flight.remove(&lsn) {
@@ -155,7 +161,7 @@ fn merge(entry: &mut Option<Entry>, stored: &StoredMessage, sub: &Arc<LiveSubscr
         queue: false,
         handed: false,
         ahead: false,
-        retained: false,
+        retained_for: Vec::new(),
         only_latest: true,
     });
     entry.only_latest &= sub.kind == Kind::Latest;
