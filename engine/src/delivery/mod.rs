@@ -185,7 +185,18 @@ impl Mailbox {
             return;
         }
         match crate::engine::append(&self.hub.log, &self.unsent) {
-            Ok(_) => self.unsent.clear(),
+            Ok(_) => {
+                // Before they are applied this connection may end: its leases go back, and these must not be among them.
+                let settled = |event: &Event| match event {
+                    Event::Acked(acked) if acked.queue => Some(acked.lsn),
+                    _ => None,
+                };
+                let settled: Vec<Lsn> = self.unsent.iter().filter_map(settled).collect();
+                if !settled.is_empty() {
+                    self.hub.queue.lock().settled(&self.inbox.client, &settled);
+                }
+                self.unsent.clear();
+            }
             Err(AppendError::Full { .. } | AppendError::NoSpace { .. }) => {}
             Err(error) => {
                 tracing::warn!(client = %self.inbox.client, %error, "acknowledgements are not remembered; their messages come again");

@@ -133,6 +133,13 @@ impl Queue {
         true
     }
 
+    /// The client has acknowledged these, and the record of that is on its way: they are given to nobody until it is applied.
+    pub(super) fn settled(&mut self, client: &ByteString, lsns: &[Lsn]) {
+        for lsn in lsns {
+            self.unhold(client, *lsn);
+        }
+    }
+
     /// True when the client holds the message.
     pub(super) fn holds(&self, lsn: Lsn, client: &str) -> bool {
         self.entries.get(&lsn).and_then(|owed| owed.holder.as_ref()).is_some_and(|holder| holder.client == *client)

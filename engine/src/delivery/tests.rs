@@ -294,3 +294,28 @@ fn nothing_is_left_of_a_connection_that_had_messages_in_flight() {
     bench.work();
     assert!(inbox.upgrade().is_none(), "the inbox is held by what was in it");
 }
+
+#[test]
+fn an_acknowledged_queue_message_goes_to_nobody_else_when_its_connection_ends_first() {
+    let bench = bench();
+    bench.session("a", 1, false);
+    bench.subscribe("a", 1, "queue/x");
+    let mut a = bench.attach("a", 1, vec![]);
+    let (stored, _) = bench.publish("queue/x", QoS::AtLeastOnce);
+    bench.hub.queued(stored.lsn, &stored.message.topic);
+    bench.work();
+    let mut taken = Vec::new();
+    a.take(1, &mut taken);
+    assert_eq!(taken.len(), 1);
+    a.settle(&[(stored.lsn, None, AckOutcome::Acknowledged)]);
+    // Its record is not applied yet.
+    drop(a);
+    bench.session("b", 2, false);
+    bench.subscribe("b", 2, "queue/x");
+    let mut b = bench.attach("b", 2, vec![]);
+    bench.work();
+    b.take(1, &mut taken);
+    assert_eq!(taken.len(), 1, "{taken:?}");
+    bench.hub.unqueued(&[stored.lsn]);
+    assert!(!bench.hub.queue.lock().holds(stored.lsn, "a"));
+}
