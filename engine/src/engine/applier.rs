@@ -77,7 +77,7 @@ impl Place {
 /// What a step of the applier came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Records were applied.
+    /// Records were applied, or appended for the bounds of queues.
     Applied,
     /// Everything durable is applied.
     Idle,
@@ -145,8 +145,9 @@ impl Applier {
             self.apply_batch(&mut records)?;
             self.applied.publish(position, 0);
             self.log.followed(frames);
-            self.queues.keep(&self.log, &self.state);
         }
+        // Also where nothing was applied: a queue may have been beyond its bounds when the last run ended.
+        let dropped = self.queues.keep(&self.log, &self.state);
         self.place.records = records;
         let now_us = self.clock.now_us();
         // The wall clock may be set back: then the index is due as well.
@@ -167,7 +168,7 @@ impl Applier {
             self.place.threshold = self.checkpoint_bytes.max(4 * self.checkpoint());
             self.place.bytes = 0;
         }
-        Ok(if read == 0 { Step::Idle } else { Step::Applied })
+        Ok(if read == 0 && !dropped { Step::Idle } else { Step::Applied })
     }
 
     fn apply_batch(&self, records: &mut Vec<(Record, log::Place)>) -> Result<(), String> {

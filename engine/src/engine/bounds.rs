@@ -21,22 +21,24 @@ impl QueueBounds {
         QueueBounds { bounds, pending: Lsn::NONE }
     }
 
-    /// Appends what has to go of queues that have grown beyond their bounds. Costs a look at each queue that grew.
-    pub(super) fn keep(&mut self, log: &Log, state: &RwLock<State>) {
+    /// Appends what has to go of queues that have grown beyond their bounds; true where there was something. Costs a look at each queue
+    /// that grew.
+    pub(super) fn keep(&mut self, log: &Log, state: &RwLock<State>) -> bool {
         let none = self.bounds.queue_messages_max == 0 && self.bounds.queue_bytes_max == 0;
         if none || !state.read().queue.has_grown() || state.read().applied <= self.pending {
-            return;
+            return false;
         }
         let beyond = {
             let mut state = state.write();
             state.queue.beyond(self.bounds.queue_messages_max, self.bounds.queue_bytes_max)
         };
+        let mut appended_some = false;
         for (reason, range) in beyond {
             let topic = range.owner.clone();
             match super::append(log, &[Event::Dropped(Dropped { reason, drops: vec![range] })]) {
-                Ok(appended) => self.pending = appended.last,
+                Ok(appended) => (self.pending, appended_some) = (appended.last, true),
                 Err(error) => {
-                    // Looked at again when the next record is applied.
+                    // Looked at again by the applier's next step.
                     tracing::debug!(%error, ?topic, "a queue is beyond its bounds, and the log takes no record of it now");
                     if let DropOwner::Queue(topic) = topic {
                         state.write().queue.look_again(topic);
@@ -44,6 +46,7 @@ impl QueueBounds {
                 }
             }
         }
+        appended_some
     }
 }
 
