@@ -290,11 +290,19 @@ impl Engine {
     }
 
     /// A stored message by its number (to send a QoS 2 message again after a restart). May read the disk: call it off the executor.
+    /// One whose record has left the log is found while it is the retained message of its topic.
     ///
     /// # Errors
     /// Where the place was trimmed, is damaged or can't be read.
     pub fn message(&self, lsn: Lsn) -> Result<Option<StoredMessage>, ReadError> {
-        delivery::load(&self.inner.log, lsn)
+        let found = delivery::load(&self.inner.log, lsn);
+        if let Err(ReadError::Trimmed { .. }) = &found {
+            let state = self.inner.state.read();
+            if let Some(stored) = state.retained.values().find(|stored| stored.lsn == lsn) {
+                return Ok(Some(stored.clone()));
+            }
+        }
+        found
     }
 
     /// The retained message of a topic.
