@@ -1,8 +1,8 @@
 //! The promises, compared with what the engine says and holds.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use forebay_engine::event::Event;
+use forebay_engine::event::{Event, Origin};
 use forebay_engine::log::{ReadError, Record};
 use forebay_engine::{Engine, Lsn, OpenError};
 
@@ -28,6 +28,7 @@ impl World {
         if self.model.applied >= end {
             return Ok(());
         }
+        self.model.first = engine.log().first();
         let mut reader = match engine.log().reader(self.model.applied) {
             Ok(reader) => reader,
             Err(error) => return broken(format!("records that were applied just now can't be read: {error}")),
@@ -45,6 +46,12 @@ impl World {
             for record in records.drain(..) {
                 let event = self.check_record(&record).map_err(Trouble::Broken)?;
                 self.model.apply(record.lsn, record.time_us, &event).map_err(Trouble::Broken)?;
+                match &event {
+                    Event::Dropped(e) => self.note(e.reason.as_str()),
+                    Event::Published(e) if e.message.origin == Origin::Will => self.note("will"),
+                    Event::SessionClosed(_) => self.note("session over"),
+                    _ => {}
+                }
             }
         }
         self.model.applied = end;
@@ -141,6 +148,10 @@ impl World {
         if engine.sink_position(crate::world::SINK) != self.model.sink {
             return broken("the sink's position is not what it told last");
         }
+        let gaps: BTreeMap<_, _> = engine.gaps().into_iter().map(|(owner, gap)| (owner, gap.total)).collect();
+        if gaps != self.model.gaps {
+            return broken(format!("what was lost is {gaps:?}, not {:?}", self.model.gaps));
+        }
         self.check_sessions()?;
         for (client, filter, cursor) in engine.cursors() {
             let Some(claim) = self.model.claims.get(&(client.clone(), filter.clone())) else {
@@ -176,6 +187,10 @@ impl World {
             let outbound: Vec<_> = view.outbound.iter().map(|o| (o.packet_id, (o.lsn, o.received))).collect();
             let same = view.epoch == expected.epoch
                 && view.connected == expected.connected
+                && view.expiry_s == expected.expiry_s
+                && view.ends_at_us == expected.ends_at_us
+                && view.will.as_deref() == expected.will.as_ref()
+                && view.will_due_us == expected.will_due_us
                 && view.subscriptions == expected.subscriptions
                 && view.received.iter().eq(&expected.received)
                 && outbound.iter().copied().eq(expected.outbound.iter().map(|(id, out)| (*id, *out)));
@@ -194,6 +209,7 @@ impl World {
         if self.running_log_end().is_some_and(|end| end > self.model.acknowledged) {
             let _ = self.rest();
         }
+        self.disk.set_capacity(None);
         self.stop();
         let files: Vec<_> = self.files().into_iter().filter(|f| f.extension().is_some_and(|e| e != "redb")).collect();
         let Some(file) = files.get(dice.below(files.len() as u64) as usize) else { return Ok(()) };
@@ -253,6 +269,17 @@ impl World {
             ));
         }
         Ok(())
+    }
+
+    /// Queues are within their bounds when nothing is left to be done.
+    ///
+    /// # Errors
+    /// One is not.
+    pub fn check_bounds(&self) -> Result<(), Trouble> {
+        match self.model.queue_beyond_bounds() {
+            Some((topic, owed)) if !self.is_short() => broken(format!("the queue {topic} owes {owed} messages")),
+            _ => Ok(()),
+        }
     }
 
     /// Nobody else holds a queue message that is given to `client`.

@@ -11,7 +11,10 @@
 
 mod act;
 mod check;
+mod connect;
+mod delivery;
 pub mod dice;
+mod drain;
 pub mod fault;
 pub mod model;
 pub mod plan;

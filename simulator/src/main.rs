@@ -44,6 +44,8 @@ fn main() -> ExitCode {
     match (outcome.failure, cli.fault) {
         (None, None) => {
             println!("{} schedules from seed {}, nothing broken, {seconds:.1} s, {rate:.0}/s", outcome.done, cli.seed);
+            let seen: Vec<String> = outcome.seen.iter().map(|(what, n)| format!("{what} {n}")).collect();
+            println!("in them: {}", seen.join(", "));
             ExitCode::SUCCESS
         }
         (None, Some(fault)) => {

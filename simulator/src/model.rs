@@ -1,13 +1,16 @@
 //! What the engine promises, told a second time and as simply as possible: state as a function of the records that became durable,
 //! and what each client was given and settled.
 
+mod drops;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytestring::ByteString;
+use forebay_engine::engine::WhenFull;
 use forebay_engine::event::{
-    DropOwner, DropReason, Dropped, Event, Published, QoS, SessionOpened, Subscribed, SubscriptionOptions,
+    ClientDisconnected, DropOwner, Event, Origin, Published, QoS, SessionOpened, Subscribed, SubscriptionOptions, Will,
 };
-use forebay_engine::{Lsn, Message, topic};
+use forebay_engine::{Bounds, Lsn, Message, topic};
 
 /// What governs a filter or a topic, by the rules that all schedules use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,8 +60,14 @@ pub struct Session {
     pub epoch: u64,
     /// That connection is open.
     pub connected: bool,
-    /// It outlives its connections.
-    pub lasting: bool,
+    /// It outlives its connections by so many seconds.
+    pub expiry_s: u32,
+    /// When it ends, while nobody is connected.
+    pub ends_at_us: Option<u64>,
+    /// The will that is neither published nor cancelled.
+    pub will: Option<Will>,
+    /// When that is due, while nobody is connected.
+    pub will_due_us: Option<u64>,
     /// Its subscriptions.
     pub subscriptions: BTreeMap<ByteString, SubscriptionOptions>,
     /// QoS 2 on its way to it: packet id to record, and whether its PUBREC came.
@@ -89,12 +98,18 @@ pub struct Model {
     pub acknowledged: Lsn,
     /// Every record below is reflected here.
     pub applied: Lsn,
+    /// The log's first record when these were applied.
+    pub first: Lsn,
     /// Published messages, with their times.
     pub messages: BTreeMap<Lsn, (u64, Message)>,
     /// Sessions by client.
     pub sessions: BTreeMap<ByteString, Session>,
     /// Claims by client and filter.
     pub claims: BTreeMap<(ByteString, ByteString), Claim>,
+    /// Clients and filters that have asked for the client's own messages to be left out.
+    pub left_out: BTreeSet<(ByteString, ByteString)>,
+    /// What policies took from a client's cursors.
+    pub lost: BTreeSet<(ByteString, Lsn)>,
     /// Newest retained message by topic.
     pub retained: BTreeMap<ByteString, Lsn>,
     /// What queues owe.
@@ -105,6 +120,16 @@ pub struct Model {
     pub settled: BTreeMap<ByteString, BTreeSet<Lsn>>,
     /// The sink's position as the log knows it.
     pub sink: Option<Lsn>,
+    /// The sink was passed by up to here.
+    pub passed: Lsn,
+    /// Messages that bounds took from queues. One that was on its way to a client may still come to it.
+    pub let_go: BTreeSet<Lsn>,
+    /// How many messages named policies have taken from each owner.
+    pub gaps: BTreeMap<DropOwner, u64>,
+    /// How much queues and sessions may be owed.
+    pub bounds: Bounds,
+    /// What becomes of a sink that lags while there is no room.
+    pub when_full: WhenFull,
     /// Sessions whose end was applied since the world looked last.
     pub ended: Vec<ByteString>,
     /// Subscriptions applied since the world looked last: client, filter, options, whether it was new, its record.
@@ -116,8 +141,18 @@ pub struct Model {
 impl Model {
     /// A model of an empty log.
     #[must_use]
-    pub fn new() -> Model {
-        Model { acknowledged: Lsn::FIRST, applied: Lsn::FIRST, ..Model::default() }
+    pub fn new(bounds: Bounds, when_full: WhenFull) -> Model {
+        Model { acknowledged: Lsn::FIRST, applied: Lsn::FIRST, bounds, when_full, ..Model::default() }
+    }
+
+    /// Clients whose session's end or will is due.
+    #[must_use]
+    pub fn due(&self, now_us: u64) -> BTreeSet<ByteString> {
+        let is_due = |session: &Session| {
+            let times = [session.ends_at_us, session.will_due_us];
+            !session.connected && times.iter().flatten().any(|at| *at <= now_us)
+        };
+        self.sessions.iter().filter(|(_, session)| is_due(session)).map(|(client, _)| client.clone()).collect()
     }
 
     /// The client has settled this record at some time.
@@ -134,17 +169,15 @@ impl Model {
         self.applied = lsn.next();
         match event {
             Event::SessionOpened(e) => self.opened(e),
-            Event::ClientDisconnected(e) => {
-                if let Some(session) = self.sessions.get_mut(&e.client).filter(|s| s.epoch == e.epoch && s.connected) {
-                    session.connected = false;
-                    if !session.lasting {
-                        self.discard(&e.client);
-                    }
+            Event::ClientDisconnected(e) => self.disconnected(time_us, e),
+            Event::SessionClosed(e) => {
+                if self.sessions.get(&e.client).is_some_and(|session| session.epoch == e.epoch) {
+                    self.discard(&e.client);
                 }
             }
             Event::Subscribed(e) => self.subscribed(lsn, e),
             Event::Unsubscribed(e) => {
-                self.claims.remove(&(e.client.clone(), e.filter.clone()));
+                self.unclaim(&e.client, &e.filter);
                 let session = self.sessions.get_mut(&e.client);
                 if session.is_some_and(|session| session.subscriptions.remove(&e.filter).is_some()) {
                     self.unsubscribed.push((e.client.clone(), e.filter.clone()));
@@ -186,25 +219,8 @@ impl Model {
             Event::SinkPosition(e) => self.sink = Some(e.next),
             // Whether they stand too far is seen at the cursors.
             Event::Positions(_) => {}
-            Event::Dropped(e) => self.dropped(e).map_err(|what| format!("record {lsn}: {what}"))?,
+            Event::Dropped(e) => self.dropped(lsn, e).map_err(|what| format!("record {lsn}: {what}"))?,
             other => return Err(format!("record {lsn} is one that nobody appended: {other:?}")),
-        }
-        Ok(())
-    }
-
-    /// What a named policy let go: only retention has a reason to, and only from read positions.
-    fn dropped(&mut self, e: &Dropped) -> Result<(), String> {
-        for drop in &e.drops {
-            match &drop.owner {
-                DropOwner::Cursor { client, filter }
-                    if e.reason == DropReason::Retention && Kind::of(filter).is_rule() =>
-                {
-                    let gone = self.messages.range(drop.from..drop.to);
-                    let gone = gone.filter(|(_, (_, message))| topic::matches(filter, &message.topic));
-                    self.settled.entry(client.clone()).or_default().extend(gone.map(|(lsn, _)| *lsn));
-                }
-                owner => return Err(format!("{:?} took {}..{} from {owner:?}", e.reason, drop.from, drop.to)),
-            }
         }
         Ok(())
     }
@@ -216,15 +232,47 @@ impl Model {
         let session = self.sessions.entry(e.client.clone()).or_default();
         session.epoch = e.epoch;
         session.connected = true;
-        session.lasting = e.expiry_s > 0;
+        session.expiry_s = e.expiry_s;
+        session.will = e.will.clone();
+        (session.ends_at_us, session.will_due_us) = (None, None);
+    }
+
+    fn disconnected(&mut self, time_us: u64, e: &ClientDisconnected) {
+        let Some(session) = self.sessions.get_mut(&e.client).filter(|s| s.epoch == e.epoch && s.connected) else {
+            return;
+        };
+        session.connected = false;
+        if e.cancel_will {
+            session.will = None;
+        }
+        let after = |seconds: u32| time_us + u64::from(seconds) * 1_000_000;
+        let end = after(session.expiry_s);
+        session.ends_at_us = Some(end);
+        // A will is published at the latest when its session ends.
+        session.will_due_us = session.will.as_ref().map(|will| after(will.delay_s).min(end));
+        if session.expiry_s > 0 {
+            return;
+        }
+        let left = session.clone();
+        self.discard(&e.client);
+        if left.will.is_some() {
+            // Nothing is left of it but its will, until that is published.
+            let (subscriptions, outbound, received) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+            self.sessions.insert(e.client.clone(), Session { subscriptions, outbound, received, ..left });
+        }
     }
 
     fn discard(&mut self, client: &ByteString) {
         let Some(session) = self.sessions.remove(client) else { return };
         for filter in session.subscriptions.keys().filter(|filter| !Kind::of(filter).is_rule()) {
-            self.claims.remove(&(client.clone(), filter.clone()));
+            self.unclaim(client, filter);
         }
         self.ended.push(client.clone());
+    }
+
+    fn unclaim(&mut self, client: &ByteString, filter: &ByteString) {
+        self.claims.remove(&(client.clone(), filter.clone()));
+        self.gaps.remove(&DropOwner::Cursor { client: client.clone(), filter: filter.clone() });
     }
 
     fn subscribed(&mut self, lsn: Lsn, e: &Subscribed) {
@@ -239,12 +287,23 @@ impl Model {
         let claim = Claim { made: lsn, since, done: BTreeSet::new(), no_local: false };
         let claim = self.claims.entry((e.client.clone(), e.filter.clone())).or_insert(claim);
         claim.no_local |= e.options.no_local;
+        if e.options.no_local {
+            self.left_out.insert((e.client.clone(), e.filter.clone()));
+        }
     }
 
     fn published(&mut self, lsn: Lsn, time_us: u64, e: &Published) {
         let message = &e.message;
         if let (Some(id), Some(session)) = (e.packet_id, self.sessions.get_mut(&message.publisher)) {
             session.received.insert(id);
+        }
+        if message.origin == Origin::Will
+            && let Some(session) = self.sessions.get_mut(&message.publisher).filter(|s| s.epoch == e.epoch)
+        {
+            (session.will, session.will_due_us) = (None, None);
+            if !session.connected && session.expiry_s == 0 {
+                self.sessions.remove(&message.publisher);
+            }
         }
         if message.retain {
             match message.payload.is_empty() {
@@ -265,15 +324,24 @@ impl Model {
         let message = self.messages.get(&lsn).map(|(_, message)| message);
         let filters = self.sessions.get(client).into_iter().flat_map(|session| session.subscriptions.keys());
         filters.filter(move |filter| {
-            let Some(message) = message.filter(|m| topic::matches(filter, &m.topic)) else { return false };
+            if !message.is_some_and(|m| topic::matches(filter, &m.topic)) {
+                return false;
+            }
             match Kind::of(filter) {
-                Kind::Queue => Kind::of(&message.topic) == Kind::Queue && self.queue.contains(&lsn),
+                Kind::Queue => self.queue.contains(&lsn) || self.let_go.contains(&lsn),
                 _ => self
                     .claims
                     .get(&(client.clone(), (*filter).clone()))
                     .is_some_and(|claim| lsn >= claim.since && !claim.done.contains(&lsn)),
             }
         })
+    }
+
+    /// The message was retained once and is not any more.
+    #[must_use]
+    pub fn was_retained(&self, lsn: Lsn) -> bool {
+        let message = self.messages.get(&lsn).map(|(_, message)| message);
+        message.is_some_and(|m| m.retain && !m.payload.is_empty() && self.retained.get(&m.topic) != Some(&lsn))
     }
 
     /// True when a message that was given to a connection when everything below `given` was applied, and is not in flight any more, may be
@@ -329,10 +397,9 @@ impl Model {
     }
 
     /// One of the client's subscriptions to the topic has asked at some time for its own messages to be left out: its position has
-    /// passed them, and they do not come by another.
+    /// passed them, and they do not come by another. Also when it is gone: the other's position has passed them too by then.
     fn leaves_own_out(&self, client: &ByteString, topic: &str) -> bool {
-        let mut claims = self.claims.iter().filter(|((of, _), claim)| of == client && claim.no_local);
-        claims.any(|((_, filter), _)| topic::matches(filter, topic))
+        self.left_out.iter().any(|(of, filter)| of == client && topic::matches(filter, topic))
     }
 
     /// A message below `next` that the cursor has passed though its client never settled it.

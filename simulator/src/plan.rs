@@ -1,6 +1,9 @@
 //! A schedule: settings and a list of operations, all made from one seed before the first of them is carried out, so that leaving
 //! some of them out leaves the others as they are.
 
+use forebay_engine::Bounds;
+use forebay_engine::engine::WhenFull;
+
 use crate::dice::Dice;
 
 /// Clients of a schedule.
@@ -9,6 +12,9 @@ pub const CLIENTS: usize = 3;
 pub const TOPICS: [&str; 7] = ["a/x", "a/y", "pubsub/x", "pubsub/y", "queue/q", "queue/r", "latest/x"];
 /// Filters that are subscribed to.
 pub const FILTERS: [&str; 9] = ["a/x", "a/#", "pubsub/x", "pubsub/#", "queue/q", "queue/#", "latest/x", "+/x", "#"];
+
+/// Bytes of a segment.
+pub const SEGMENT_BYTES: u64 = 64 << 10;
 
 /// How an engine is set up, the same over all its restarts.
 #[derive(Clone, Debug)]
@@ -25,6 +31,12 @@ pub struct Settings {
     pub window: u16,
     /// A sink holds the log.
     pub sink: bool,
+    /// How much queues and sessions may be owed.
+    pub bounds: Bounds,
+    /// What becomes of a sink that lags while the log has no room.
+    pub when_full: WhenFull,
+    /// Bytes that the log may take.
+    pub budget: Option<u64>,
     /// The index is the real one, on the simulated disk, and not the one that forgets.
     pub real_index: bool,
 }
@@ -42,8 +54,23 @@ pub enum Work {
     Deliver,
     /// The preparer of segments.
     Prepare,
-    /// The look at retention.
+    /// The look at room and retention.
     Trim,
+    /// The indexer.
+    Index,
+}
+
+/// The will of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct PlannedWill {
+    /// Index of the topic.
+    pub topic: usize,
+    /// 0, 1 or 2.
+    pub qos: u8,
+    /// Retained.
+    pub retain: bool,
+    /// Seconds from the connection's end to its publication.
+    pub delay_s: u32,
 }
 
 /// Something that happens. Choices that depend on what is there are taken modulo its number.
@@ -63,6 +90,8 @@ pub enum Op {
         by: usize,
         /// With a packet id, as a lasting session does with QoS 2.
         packet_id: Option<u16>,
+        /// It expires after so many seconds.
+        expiry_s: Option<u32>,
     },
     /// A publisher's packet id is free again.
     Release {
@@ -77,10 +106,12 @@ pub enum Op {
         client: usize,
         /// Its old session is discarded.
         clean: bool,
-        /// Its session outlives its connection.
-        lasting: bool,
+        /// Its session outlives its connection by so many seconds. One that is resumed keeps its own.
+        expiry_s: u32,
         /// It knows what it has in flight.
         remembers: bool,
+        /// Its will.
+        will: Option<PlannedWill>,
     },
     /// A client disconnects.
     Disconnect {
@@ -88,6 +119,8 @@ pub enum Op {
         client: usize,
         /// It tells its positions.
         positions: bool,
+        /// It is lost, and its will is to be published; else that is cancelled.
+        lost: bool,
     },
     /// A subscription is made or made anew.
     Subscribe {
@@ -138,6 +171,13 @@ pub enum Op {
         max: usize,
         /// It tells the log its position.
         tells: bool,
+    },
+    /// The broker looks which wills and sessions are due.
+    Due,
+    /// The disk has so many free bytes from here on; `None` = enough.
+    Room {
+        /// Bytes.
+        free: Option<u64>,
     },
     /// Time passes.
     Sleep {
@@ -220,6 +260,15 @@ impl Plan {
             queue_bytes_max: dice.pick(&[20_000, 1 << 20]).unwrap_or(1 << 20),
             window: dice.pick(&[1, 4, 20]).unwrap_or(20),
             sink: dice.chance(50),
+            bounds: Bounds {
+                queue_messages_max: dice.pick(&[0, 0, 1, 4]).unwrap_or(0),
+                queue_bytes_max: dice.pick(&[0, 0, 3_000]).unwrap_or(0),
+                session_messages_max: dice.pick(&[0, 0, 2]).unwrap_or(0),
+                session_bytes_max: dice.pick(&[0, 0, 6_000]).unwrap_or(0),
+                idle_cursors_max: 0,
+            },
+            when_full: dice.pick(&[WhenFull::Block, WhenFull::DropOldest]).unwrap_or_default(),
+            budget: dice.pick(&[None, None, None, Some(4 * SEGMENT_BYTES), Some(6 * SEGMENT_BYTES)]).flatten(),
             real_index: dice.chance(5),
         };
         let count = 20 + dice.below(160);
@@ -227,8 +276,8 @@ impl Plan {
         // A schedule without any client would try little.
         for client in 0..CLIENTS {
             if dice.chance(60) {
-                let connect = Op::Connect { client, clean: false, lasting: dice.chance(70), remembers: true };
-                ops.push((connect, dice.roll()));
+                let (expiry_s, will) = (expiry(&mut dice), will(&mut dice));
+                ops.push((Op::Connect { client, clean: false, expiry_s, remembers: true, will }, dice.roll()));
                 ops.push((subscribe(&mut dice, client), dice.roll()));
             }
         }
@@ -240,6 +289,19 @@ impl Plan {
         let end = if dice.chance(8) { End::Flip(dice.roll()) } else { End::Drain };
         Plan { seed, settings, ops, end }
     }
+}
+
+fn expiry(dice: &mut Dice) -> u32 {
+    dice.pick(&[0, 0, 40, 3600, 3600, 3600, 3600]).unwrap_or(0)
+}
+
+fn will(dice: &mut Dice) -> Option<PlannedWill> {
+    dice.chance(20).then(|| PlannedWill {
+        topic: dice.below(TOPICS.len() as u64) as usize,
+        qos: dice.below(3) as u8,
+        retain: dice.chance(20),
+        delay_s: dice.pick(&[0, 5, 100]).unwrap_or(0),
+    })
 }
 
 fn subscribe(dice: &mut Dice, client: usize) -> Op {
@@ -262,28 +324,33 @@ fn any_op(dice: &mut Dice, bodies: u64) -> Op {
             len: (if dice.chance(10) { dice.below(14_000) } else { dice.below(bodies) }) as usize,
             by: client,
             packet_id: dice.chance(30).then(|| 1 + dice.below(4) as u16),
+            expiry_s: dice.chance(10).then(|| dice.pick(&[1, 5, 30]).unwrap_or(1)),
         },
         250..265 => Op::Release { client, packet_id: 1 + dice.below(4) as u16 },
         265..390 => Op::Take { client, max: 1 + dice.below(6) as usize },
         390..420 => Op::Send { client, which: dice.roll() },
         420..530 => Op::Settle { client, which: dice.roll(), count: 1 + dice.below(3) as usize },
         530..580 => {
-            Op::Connect { client, clean: dice.chance(20), lasting: dice.chance(70), remembers: dice.chance(60) }
+            let (expiry_s, will) = (expiry(dice), will(dice));
+            Op::Connect { client, clean: dice.chance(20), expiry_s, remembers: dice.chance(60), will }
         }
         580..640 => subscribe(dice, client),
         640..660 => Op::Unsubscribe { client, filter: dice.below(FILTERS.len() as u64) as usize },
-        660..690 => Op::Disconnect { client, positions: dice.chance(80) },
+        660..690 => Op::Disconnect { client, positions: dice.chance(80), lost: dice.chance(40) },
         690..740 => Op::Sink { max: 1 + dice.below(40) as usize, tells: dice.chance(70) },
-        740..770 => Op::Sleep { us: dice.pick(&[1_000, 600_000, 6_000_000, 60_000_000]).unwrap_or(1_000) },
-        770..890 => Op::Work(match dice.below(12) {
+        740..750 => Op::Due,
+        750..770 => Op::Sleep { us: dice.pick(&[1_000, 600_000, 6_000_000, 60_000_000]).unwrap_or(1_000) },
+        770..890 => Op::Work(match dice.below(13) {
             0..4 => Work::Write,
             4..7 => Work::Apply(1 + dice.below(8) as usize),
             7..9 => Work::Deliver,
             9 => Work::Keep,
             10 => Work::Prepare,
+            11 => Work::Index,
             _ => Work::Trim,
         }),
-        890..940 => Op::Rest,
+        890..932 => Op::Rest,
+        932..940 => Op::Room { free: dice.pick(&[None, Some(0), Some(2_000), Some(40_000), Some(150_000)]).flatten() },
         940..958 => Op::PowerOff { after: dice.below(60) },
         958..966 => Op::DiskError { what: dice.below(4) as u8, nth: 1 + dice.below(12), short: dice.chance(30) },
         966..969 => Op::IndexError { after: dice.below(4) },

@@ -1,6 +1,7 @@
 //! One schedule after another on all cores, and the shortest one that fails.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -30,6 +31,16 @@ pub fn run_one(
     fault: Option<Fault>,
     trace: bool,
 ) -> Result<(), (String, Vec<String>)> {
+    run_counting(seed, keep, fault, trace).map(drop)
+}
+
+/// As `run_one`; answers how often what is rare has happened.
+fn run_counting(
+    seed: u64,
+    keep: Option<&[usize]>,
+    fault: Option<Fault>,
+    trace: bool,
+) -> Result<BTreeMap<&'static str, u64>, (String, Vec<String>)> {
     let mut plan = Plan::of(seed);
     if let Some(keep) = keep {
         plan.ops = keep.iter().filter_map(|n| plan.ops.get(*n).cloned()).collect();
@@ -41,12 +52,12 @@ pub fn run_one(
         Ok(Err(what)) => Some(what),
         Err(panic) => Some(format!("panic: {}", text_of(&*panic))),
     };
-    let trace = world.trace.take().unwrap_or_default();
+    let (trace, seen) = (world.trace.take().unwrap_or_default(), std::mem::take(&mut world.seen));
     if catch_unwind(AssertUnwindSafe(|| world.stop())).is_err() {
         std::mem::forget(world);
     }
     match what {
-        None => Ok(()),
+        None => Ok(seen),
         Some(what) => Err((what, trace)),
     }
 }
@@ -63,6 +74,8 @@ pub struct Outcome {
     pub done: u64,
     /// The time it took.
     pub took: Duration,
+    /// How often what is rare has happened in them.
+    pub seen: BTreeMap<&'static str, u64>,
     /// The first that failed.
     pub failure: Option<Failure>,
 }
@@ -72,6 +85,7 @@ pub struct Outcome {
 pub fn run_many(first: u64, schedules: u64, jobs: usize, fault: Option<Fault>) -> Outcome {
     let (next, done, stop) = (AtomicU64::new(first), AtomicU64::new(0), AtomicBool::new(false));
     let failure: Mutex<Option<Failure>> = Mutex::new(None);
+    let all_seen: Mutex<BTreeMap<&'static str, u64>> = Mutex::default();
     let started = Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..jobs.max(1) {
@@ -81,11 +95,17 @@ pub fn run_many(first: u64, schedules: u64, jobs: usize, fault: Option<Fault>) -
                     if seed >= first.saturating_add(schedules) {
                         return;
                     }
-                    if let Err((what, _)) = run_one(seed, None, fault, false) {
-                        stop.store(true, Ordering::Relaxed);
-                        let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
-                        if failure.as_ref().is_none_or(|known| known.seed > seed) {
-                            *failure = Some(Failure { seed, what });
+                    match run_counting(seed, None, fault, false) {
+                        Ok(seen) => {
+                            let mut all = all_seen.lock().unwrap_or_else(PoisonError::into_inner);
+                            seen.into_iter().for_each(|(what, n)| *all.entry(what).or_default() += n);
+                        }
+                        Err((what, _)) => {
+                            stop.store(true, Ordering::Relaxed);
+                            let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
+                            if failure.as_ref().is_none_or(|known| known.seed > seed) {
+                                *failure = Some(Failure { seed, what });
+                            }
                         }
                     }
                     done.fetch_add(1, Ordering::Relaxed);
@@ -108,7 +128,8 @@ pub fn run_many(first: u64, schedules: u64, jobs: usize, fault: Option<Fault>) -
         }
     });
     let failure = failure.into_inner().unwrap_or_else(PoisonError::into_inner);
-    Outcome { done: done.into_inner(), took: started.elapsed(), failure }
+    let seen = all_seen.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Outcome { seen, done: done.into_inner(), took: started.elapsed(), failure }
 }
 
 fn show(done: u64, of: u64, took: Duration, terminal: bool) {

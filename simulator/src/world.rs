@@ -1,25 +1,28 @@
 //! An engine on a simulated disk, its clients, and the model beside it.
 
+mod restart;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytestring::ByteString;
 use forebay_engine::clock::SteppedClock;
 use forebay_engine::delivery::{Delivery, Mailbox};
-use forebay_engine::disk::{Disk, ForgettingDisk};
-use forebay_engine::event::{ClientDisconnected, DisconnectReason, Event};
+use forebay_engine::disk::ForgettingDisk;
+use forebay_engine::event::Event;
 use forebay_engine::rules::{PubsubRule, StartAt};
-use forebay_engine::simulation::{ForgettingStore, Manual, RedbStore, StateStore};
-use forebay_engine::{Engine, EngineOptions, Lsn, OpenError, OpenReport, Rules, StateSource};
+use forebay_engine::simulation::{ForgettingStore, Manual};
+use forebay_engine::{Engine, Lsn, Rules};
 
 use crate::dice::Dice;
-use crate::fault::{Fault, FaultyDisk};
+use crate::fault::Fault;
 use crate::model::{Known, Model};
 use crate::plan::{CLIENTS, Crash, End, Plan, Work};
 
 /// The data folder on the simulated disk.
 pub const DATA: &str = "/data";
+/// The real index's file.
+const INDEX: &str = "/data/state/index.redb";
 /// The name of the simulated sink.
 pub const SINK: &str = "sink";
 /// Steps after which an engine that should have come to rest is said to hang.
@@ -100,8 +103,14 @@ pub struct World {
     pub cursors: BTreeMap<(ByteString, ByteString, Lsn), Lsn>,
     /// A disk error or the loss of power may strike.
     pub expected: bool,
+    /// How often what is rare has happened: schedules that never come to it try nothing.
+    pub seen: BTreeMap<&'static str, u64>,
     /// What happened, line by line, where somebody wants to read it.
     pub trace: Option<Vec<String>>,
+    /// The disk has no more than a few free bytes.
+    pub full: bool,
+    /// The index as it once was: it may come back like this.
+    old_index: Option<Vec<u8>>,
     /// Payloads made so far; no two are alike.
     pub payloads: u64,
     fault: Option<Fault>,
@@ -136,12 +145,15 @@ impl World {
             store: ForgettingStore::new(),
             clock: Arc::new(SteppedClock::new(1_700_000_000_000_000)),
             running: None,
-            model: Model::new(),
+            model: Model::new(plan.settings.bounds, plan.settings.when_full),
             clients: (0..CLIENTS).map(|_| Client::default()).collect(),
             sink: Lsn::FIRST,
             cursors: BTreeMap::new(),
             expected: false,
+            seen: BTreeMap::new(),
             trace: trace.then(Vec::new),
+            full: false,
+            old_index: None,
             payloads: 0,
             fault,
             plan,
@@ -198,6 +210,11 @@ impl World {
         }
     }
 
+    /// Counts something that is rare.
+    pub fn note(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_default() += 1;
+    }
+
     /// Notes a line of the trace.
     pub fn say(&mut self, line: impl FnOnce() -> String) {
         if let Some(trace) = &mut self.trace {
@@ -211,41 +228,6 @@ impl World {
     /// There is none.
     pub fn engine(&self) -> Result<&Engine, Trouble> {
         self.running.as_ref().map(|(engine, _)| engine).ok_or_else(|| Trouble::Down("there is no engine".into()))
-    }
-
-    fn options(&self) -> EngineOptions {
-        let settings = &self.plan.settings;
-        let mut options = EngineOptions::new(DATA);
-        options.rules = rules();
-        options.clock = self.clock.clone();
-        options.checkpoint_bytes = settings.checkpoint_bytes;
-        options.retention.age = std::time::Duration::from_secs(settings.keep_s);
-        options.log.segment_bytes = 64 << 10;
-        options.log.record_bytes_max = 32 << 10;
-        options.log.tail_cache_bytes = settings.tail_cache_bytes;
-        options.log.queue_bytes_max = settings.queue_bytes_max;
-        options.log.log_id = Some([7; 16]);
-        options
-    }
-
-    fn open(&self, disk: &ForgettingDisk, store: &ForgettingStore) -> Result<(Engine, Manual, OpenReport), OpenError> {
-        let disk: Arc<dyn Disk> = match self.fault {
-            Some(fault) => Arc::new(FaultyDisk::new(disk.clone(), fault)),
-            None => Arc::new(disk.clone()),
-        };
-        let store: Box<dyn StateStore> = if self.plan.settings.real_index {
-            Box::new(RedbStore::new(Arc::clone(&disk), Path::new("/data/state/index.redb")))
-        } else {
-            Box::new(store.clone())
-        };
-        Engine::open_manual(self.options(), disk, store)
-    }
-
-    fn start(&mut self, engine: Engine, manual: Manual) {
-        if self.plan.settings.sink {
-            engine.hold_for_sinks(&[SINK.to_owned()]);
-        }
-        self.running = Some((engine, manual));
     }
 
     /// Lets one of the engine's threads run for a moment. True where it had something to do.
@@ -263,9 +245,13 @@ impl World {
             Work::Deliver => manual.deliver(),
             Work::Prepare => manual.prepare(),
             Work::Trim => manual.trim(),
+            Work::Index => manual.index(),
         };
         if let Work::Apply(_) = work {
             self.follow()?;
+        }
+        if matches!(work, Work::Index) && busy {
+            self.note("indexed");
         }
         Ok(busy)
     }
@@ -275,18 +261,25 @@ impl World {
     /// # Errors
     /// As `work`, and where there is no end to it.
     pub fn rest(&mut self) -> Result<(), Trouble> {
-        for _ in 0..STEPS_MAX {
+        for n in 0..STEPS_MAX {
             let mut busy = false;
             let all = [Work::Write, Work::Apply(usize::MAX), Work::Keep, Work::Deliver, Work::Prepare, Work::Trim];
-            for work in all {
+            for work in all.into_iter().chain([Work::Index]) {
                 busy |= self.work(work)?;
             }
             self.look()?;
-            if !busy {
+            // Without room it tries again and again.
+            if !busy || n > 50 && self.is_short() {
                 return Ok(());
             }
         }
         broken(format!("no rest after {STEPS_MAX} rounds of all threads"))
+    }
+
+    /// True where there may be no room for what is new.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.full || self.plan.settings.budget.is_some()
     }
 
     /// Looks whether the engine still runs, and what it has acknowledged.
@@ -310,7 +303,7 @@ impl World {
     /// The engine went down.
     pub fn append(&mut self, events: &[Event]) -> Result<Option<Lsn>, Trouble> {
         use forebay_engine::log::AppendError;
-        for _ in 0..10 {
+        for _ in 0..if self.is_short() { 3 } else { 10 } {
             match self.engine()?.append(events) {
                 Ok(appended) => {
                     for (n, event) in (0..).zip(events) {
@@ -322,6 +315,7 @@ impl World {
                 Err(AppendError::Full { .. }) => drop(self.work(Work::Write)?),
                 // A segment could not be prepared; the preparer tries again.
                 Err(AppendError::NoSpace { .. }) => {
+                    self.note("no room");
                     for work in [Work::Write, Work::Prepare, Work::Apply(usize::MAX), Work::Keep, Work::Trim] {
                         self.work(work)?;
                     }
@@ -333,18 +327,23 @@ impl World {
         Ok(None)
     }
 
-    /// Appends events and lets the threads run, in any order, until they are applied.
+    /// Appends events and lets the threads run, in any order, until they are applied. `None` where there is no room for them, and no
+    /// wonder.
     ///
     /// # Errors
     /// The engine went down, or never came to it.
-    pub fn append_applied(&mut self, events: &[Event], dice: &mut Dice) -> Result<Lsn, Trouble> {
+    pub fn append_applied(&mut self, events: &[Event], dice: &mut Dice) -> Result<Option<Lsn>, Trouble> {
         let Some(last) = self.append(events)? else {
+            if self.is_short() {
+                self.say(|| "  refused: no room".into());
+                return Ok(None);
+            }
             let what = "the log has no room, and nothing waits";
             return if self.expected { Err(Trouble::Down(what.into())) } else { broken(what) };
         };
         for n in 0..STEPS_MAX {
             if self.engine()?.applied_end() > last {
-                return Ok(last);
+                return Ok(Some(last));
             }
             let work = match dice.below(6) {
                 _ if n > 40 && n % 2 == 0 => Work::Write,
@@ -358,174 +357,5 @@ impl World {
             self.look()?;
         }
         broken(format!("record {last} was not applied in {STEPS_MAX} steps"))
-    }
-
-    /// Ends the engine in order, with all that its threads would still do, and opens it again.
-    ///
-    /// # Errors
-    /// As `crash`.
-    pub fn close(&mut self, dice: &mut Dice) -> Result<(), Trouble> {
-        self.look()?;
-        let ends = self.engine()?.log().end();
-        for client in &mut self.clients {
-            client.connection = None;
-            client.parked.clear();
-        }
-        let after = self.engine()?.log().end().max(ends);
-        if let Some((engine, manual)) = self.running.take() {
-            let mut followed = Ok(());
-            let closed = manual.close(&engine, STEPS_MAX, || {
-                if followed.is_ok() {
-                    followed = self.follow_in(&engine);
-                }
-            });
-            followed?;
-            let durable = engine.durable_end();
-            self.model.acknowledged = self.model.acknowledged.max(durable);
-            if !closed {
-                return broken("closing does not come to an end");
-            }
-            if durable < after && !self.expected {
-                return broken(format!("closed in order, and {durable} to {after} did not become durable"));
-            }
-        }
-        // The process ends with it: whatever could have struck it does not any more.
-        self.disk.kill();
-        self.expected = false;
-        let crash = Crash { machine: false, seed: dice.roll(), again: None, compare: dice.chance(30) };
-        self.come_back(crash, dice)
-    }
-
-    /// Ends the engine without a word and opens it again, as often as it takes.
-    ///
-    /// # Errors
-    /// Which promise was broken.
-    pub fn crash(&mut self, crash: Crash, dice: &mut Dice) -> Result<(), String> {
-        let mut crash = crash;
-        for _ in 0..30 {
-            self.go_down(crash);
-            match self.come_back(crash, dice) {
-                Ok(()) => return Ok(()),
-                Err(Trouble::Broken(what)) => return Err(what),
-                Err(Trouble::Down(why)) => {
-                    self.say(|| format!("down again: {why}"));
-                    crash = Crash { machine: true, seed: dice.roll(), again: None, compare: crash.compare };
-                }
-            }
-        }
-        Err("the engine does not come back though nothing strikes it".into())
-    }
-
-    fn go_down(&mut self, crash: Crash) {
-        if let Some((engine, _)) = &self.running {
-            self.model.acknowledged = self.model.acknowledged.max(engine.durable_end());
-        }
-        // Whatever the engine's parts do as they are dropped, a process that was killed does not do.
-        self.disk.power_off_after(0);
-        for client in &mut self.clients {
-            client.connection = None;
-            client.parked.clear();
-        }
-        self.running = None;
-        if crash.machine {
-            self.disk.crash(crash.seed);
-        } else {
-            self.disk.kill();
-        }
-        self.store.crash(crash.seed.rotate_left(17));
-        self.expected = false;
-    }
-
-    fn come_back(&mut self, crash: Crash, dice: &mut Dice) -> Result<(), Trouble> {
-        let before = (crash.compare).then(|| (self.disk.copy(), self.store.copy()));
-        if let Some(after) = crash.again {
-            self.disk.power_off_after(after);
-            self.expected = true;
-        }
-        let (engine, manual, report) = match self.open(&self.disk, &self.store) {
-            Ok(opened) => opened,
-            Err(error) if self.disk.is_off() => return Err(Trouble::Down(error.to_string())),
-            Err(error) => return broken(format!("does not open: {error}")),
-        };
-        self.say(|| format!("opened from {:?}, {} replayed, end {}", report.state, report.replayed, report.log.next));
-        self.start(engine, manual);
-        self.check_recovered()?;
-        if let Some((disk, _)) = before {
-            self.compare_sources(&disk)?;
-        }
-        self.follow()?;
-        self.check_state()?;
-        self.end_open_sessions(dice)
-    }
-
-    /// State from the index, from checkpoint and log, and from the log alone is the same.
-    fn compare_sources(&self, disk: &ForgettingDisk) -> Result<(), Trouble> {
-        let (expected, first) = (self.engine()?.state_rows(), self.engine()?.log().first());
-        for without_checkpoints in [false, true] {
-            let copy = disk.copy();
-            // Recovery of a copy is as good as the first one's: what is there is there.
-            for file in copy.list(Path::new("/data/state")).unwrap_or_default() {
-                let index = file.extension().is_some_and(|e| e == "redb");
-                if (index || without_checkpoints) && copy.remove(&file).is_err() {
-                    return broken("a file of the copy can't be removed");
-                }
-            }
-            let (engine, _manual, report) = match self.open(&copy, &ForgettingStore::new()) {
-                Ok(opened) => opened,
-                Err(OpenError::StateLost { .. }) if without_checkpoints && first > Lsn::FIRST => continue,
-                Err(error) => return broken(format!("a copy without its index does not open: {error}")),
-            };
-            if report.state == StateSource::Index {
-                return broken("state came from an index that was removed");
-            }
-            if engine.state_rows() != expected {
-                return broken(format!("state from {:?} is not the state there is", report.state));
-            }
-        }
-        Ok(())
-    }
-
-    /// What the broker does first: nobody is connected any more.
-    fn end_open_sessions(&mut self, dice: &mut Dice) -> Result<(), Trouble> {
-        let mut open: Vec<_> = self.engine()?.sessions().into_iter().filter(|view| view.connected).collect();
-        open.sort_by(|a, b| a.client.cmp(&b.client));
-        for view in open {
-            let gone = ClientDisconnected {
-                client: view.client,
-                epoch: view.epoch,
-                reason: DisconnectReason::ServerDied,
-                superseded: false,
-                cancel_will: true,
-                expiry_s: None,
-                positions: vec![],
-            };
-            self.append_applied(&[Event::ClientDisconnected(gone)], dice)?;
-        }
-        Ok(())
-    }
-
-    /// The files of the data folder.
-    #[must_use]
-    pub fn files(&self) -> Vec<PathBuf> {
-        let folders = ["/data/log", "/data/state"];
-        let mut files: Vec<PathBuf> =
-            folders.iter().flat_map(|folder| self.disk.list(Path::new(folder)).unwrap_or_default()).collect();
-        files.sort();
-        files
-    }
-
-    /// Puts the engine away, without a crash.
-    pub fn stop(&mut self) {
-        self.go_down(Crash { machine: false, seed: 0, again: None, compare: false });
-    }
-
-    /// Opens the engine once, for a look.
-    ///
-    /// # Errors
-    /// Of opening.
-    pub fn open_again(&mut self) -> Result<OpenReport, OpenError> {
-        let (engine, manual, report) = self.open(&self.disk, &self.store)?;
-        self.start(engine, manual);
-        Ok(report)
     }
 }

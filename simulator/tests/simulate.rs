@@ -1,6 +1,8 @@
 //! The simulator finds nothing in the engine, and finds the faults that are put into it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::collections::BTreeSet;
+
 use forebay_simulator::fault::Fault;
 use forebay_simulator::plan::Plan;
 use forebay_simulator::runner::{run_many, run_one, shrink};
@@ -15,6 +17,22 @@ fn schedules_break_no_promise() {
     if let Some(found) = run_many(1, schedules, cores(), None).failure {
         panic!("seed {}: {}", found.seed, found.what);
     }
+}
+
+#[test]
+fn schedules_come_to_what_is_rare() {
+    let rare =
+        ["no room", "room again", "disk_budget", "retention", "queue_messages", "queue_bytes", "session_messages"];
+    let others = ["session_bytes", "expired", "will", "session over", "indexed", "older redb"];
+    let mut seen: BTreeSet<&str> = BTreeSet::new();
+    // Most of them take a few hundred schedules.
+    for first in (1..20_000).step_by(500) {
+        seen.extend(run_many(first, 500, cores(), None).seen.keys());
+        if rare.iter().chain(&others).all(|what| seen.contains(what)) {
+            return;
+        }
+    }
+    panic!("only {seen:?} happened in 20,000 schedules");
 }
 
 #[test]
