@@ -23,7 +23,8 @@ impl Model {
                 _ => Err("no policy allows it".to_owned()),
             };
             let count = taken.map_err(|why| format!("{:?} took {range:?}: {why}", e.reason))?;
-            if count > 0 {
+            // That a sink was passed is noted even where it lost no message.
+            if count > 0 || matches!(range.owner, DropOwner::Sink(_)) {
                 *self.gaps.entry(range.owner.clone()).or_default() += count;
             }
         }
