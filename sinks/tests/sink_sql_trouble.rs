@@ -37,6 +37,7 @@ macro_rules! on_each {
 
 on_each!(
     answers_lost_in_the_middle_of_anything_store_once,
+    a_transaction_of_a_lost_connection_is_waited_for,
     a_deadlock_is_tried_again,
     a_missing_table_waits_for_its_operator,
     a_dropped_table_is_created_again,
@@ -121,6 +122,33 @@ async fn answers_lost_in_the_middle_of_anything_store_once(server: Server) {
         let order = scratch.rows("msgid", &format!("from mqtt_msg where topic = 't/{topic}' order by id")).await;
         assert!(order.is_sorted(), "topic {topic}");
     }
+    stop(sinks).await;
+}
+
+/// What a lost connection's transaction brings, once it ends, is what the position says: nothing of it is stored again.
+async fn a_transaction_of_a_lost_connection_is_waited_for(server: Server) {
+    let scratch = Scratch::new(server).await;
+    scratch.script(guide(server)).await;
+    let log = MemoryLog::default();
+    let rules = scratch.rules(STORE);
+    let sinks = start(&log, &rules);
+    let last = log.publish("a", b"1", QoS::AtLeastOnce);
+    done(&log, &sinks, last).await;
+    stop(sinks).await;
+    let last = log.publish("a", b"2", QoS::AtLeastOnce);
+    let mut lost = scratch.open().await;
+    lost.run("begin").await;
+    lost.run("insert into mqtt_msg (msgid, topic, qos, payload, arrived) values ('lost', 'a', 1, '2', '2024-01-01 00:00:00')").await;
+    lost.run(&format!("update forebay_position set lsn = {} where lane < 64 and lsn > 0", last.0 + 1)).await;
+    let sinks = start(&log, &rules);
+    // Time enough to read an older position and store the message, were it not for the rows' locks.
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    lost.run("commit").await;
+    done(&log, &sinks, last).await;
+    assert_eq!(scratch.rows("payload", "from mqtt_msg order by id").await, ["1", "2"]);
+    let last = log.publish("a", b"3", QoS::AtLeastOnce);
+    done(&log, &sinks, last).await;
+    assert_eq!(scratch.rows("payload", "from mqtt_msg order by id").await, ["1", "2", "3"]);
     stop(sinks).await;
 }
 
