@@ -266,8 +266,14 @@ fn what_is_legal_but_suspect_is_warned_of() {
         ),
         (
             rule("message.publish.1", r#""action": {"commands": "RPUSH pub:${topic} ${msgid}"}"#),
+            vec![WarningCode::RunOnce],
+        ),
+        (
+            rule("message.publish.1", r#""action": {"commands": "RPUSH pub:${topic} ${msgid}"}"#)
+                + "backend.redis.p.type = cluster\n",
             vec![WarningCode::NotRepeatable],
         ),
+        (connected("") + "backend.redis.p.type = cluster\nbackend.redis.p.database = 3\n", vec![WarningCode::NoEffect]),
         (rule("message.publish.1", r#""action": {"commands": "SET pub:${topic} ${msgid}"}"#), vec![]),
         (connected(r#", "expired_time": 60"#), vec![WarningCode::NoEffect]),
         (connected(r#", "topic": "a""#), vec![WarningCode::NoEffect]),

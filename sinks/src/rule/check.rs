@@ -85,7 +85,7 @@ pub fn check(rules: &RuleSet) -> Vec<Warning> {
     }
     for (i, rule) in rules.rules.iter().enumerate() {
         check_effects(rule, &mut found);
-        check_repeatable(rule, &mut found);
+        check_repeatable(rule, rules, &mut found);
         check_storing(rule, rules, &mut found);
         check_acks(rule, rules, &mut found);
         check_delivery(rule, rules.rules.iter().take(i), &mut found);
@@ -109,6 +109,12 @@ fn check_pool(pool: &Pool, rules: &RuleSet, found: &mut Vec<Warning>) {
         let message =
             "a Redis cluster has no channel here: subscribe and unsubscribe orders are not received".to_owned();
         warn(found, WarningCode::NoChannel, &channel.at, message);
+    }
+    if let (Database::Redis, Some("cluster"), Some(number)) =
+        (*database, pool.value("type"), pool.settings.get("database").filter(|number| number.value != "0"))
+    {
+        let message = "`database` has no effect here: a Redis cluster has database 0 and no other".to_owned();
+        warn(found, WarningCode::NoEffect, &number.at, message);
     }
     if *database == Database::Influxdb && pool.value("write_protocol") == Some("udp") {
         let message =
@@ -153,7 +159,14 @@ fn check_effects(rule: &Rule, found: &mut Vec<Warning>) {
     }
 }
 
-fn check_repeatable(rule: &Rule, found: &mut Vec<Warning>) {
+/// A Redis server runs a batch and its position as one script; a cluster can't.
+fn commits_with_position(rule: &Rule, rules: &RuleSet) -> bool {
+    let pool = rules.pools.iter().find(|pool| pool.database == rule.database && pool.name == rule.pool);
+    rule.database.is_transactional()
+        || (rule.database == Database::Redis && pool.is_none_or(|pool| pool.value("type") != Some("cluster")))
+}
+
+fn check_repeatable(rule: &Rule, rules: &RuleSet, found: &mut Vec<Warning>) {
     let Action::Statements(statements) = &rule.action else { return };
     for statement in statements {
         let what = match rule.database {
@@ -161,7 +174,7 @@ fn check_repeatable(rule: &Rule, found: &mut Vec<Warning>) {
             _ => adding_assignment(&statement.source),
         };
         let Some(what) = what else { continue };
-        if rule.database.is_transactional() {
+        if commits_with_position(rule, rules) {
             let message = format!(
                 "`{what}` adds up when it is repeated; it commits together with the sink's position, so it is applied once"
             );

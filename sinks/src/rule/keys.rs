@@ -116,6 +116,18 @@ const REDIS: &[KeySpec] = &[
         "channel with subscribe and unsubscribe orders; none with type = cluster",
     ),
     key("retain_layout", ValueKind::OneOf(&["hash", "zset"]), Some("hash"), "shape of mqtt:retain:${topic}"),
+    key(
+        "wait_replicas",
+        ValueKind::Integer(0, 16),
+        Some("0"),
+        "replicas that must have a batch before it counts as stored; 0 = the master's answer is enough",
+    ),
+    key(
+        "rewind",
+        ValueKind::DurationOrOff,
+        Some("10s"),
+        "with type = cluster: how far back what was stored is stored again after a master was replaced",
+    ),
     SSL,
     KEYFILE,
     CERTFILE,

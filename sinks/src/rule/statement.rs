@@ -101,7 +101,55 @@ fn check_param(name: &str, database: Database, hook: Hook) -> Result<Param, (Str
     }
 }
 
+/// Redis commands that belong to a connection or a transaction, or wait: a batch is a script, and a script can't run them.
+const NOT_IN_A_SCRIPT: [&str; 38] = [
+    "ASKING",
+    "AUTH",
+    "BLMOVE",
+    "BLMPOP",
+    "BLPOP",
+    "BRPOP",
+    "BRPOPLPUSH",
+    "BZMPOP",
+    "BZPOPMAX",
+    "BZPOPMIN",
+    "CLIENT",
+    "CLUSTER",
+    "CONFIG",
+    "DISCARD",
+    "EVAL",
+    "EVALSHA",
+    "EVALSHA_RO",
+    "EVAL_RO",
+    "EXEC",
+    "FCALL",
+    "FCALL_RO",
+    "FUNCTION",
+    "HELLO",
+    "MONITOR",
+    "MULTI",
+    "PSUBSCRIBE",
+    "PUNSUBSCRIBE",
+    "QUIT",
+    "RESET",
+    "SCRIPT",
+    "SELECT",
+    "SHUTDOWN",
+    "SSUBSCRIBE",
+    "SUBSCRIBE",
+    "SYNC",
+    "UNSUBSCRIBE",
+    "WAIT",
+    "WATCH",
+];
+
 fn check_command(source: &str, faults: &mut Vec<StatementFault>) {
+    let name = source.split(' ').next().unwrap_or_default();
+    if NOT_IN_A_SCRIPT.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+        let message = format!("`{}` can't be used in a rule", name.to_ascii_uppercase());
+        let help = "each batch is one script already, together with the sink's position; a command that changes a key can be used";
+        faults.push(fault(0, name.len(), message, Some(help.to_owned())));
+    }
     let mut at = 0;
     for (i, field) in source.split(' ').enumerate() {
         if field.is_empty() {
@@ -276,6 +324,14 @@ mod tests {
             let found = faults(source, Database::Redis, Hook::ClientConnected);
             assert!(found.iter().all(|f| f.2.contains("exactly one space")) && found.len() == 1, "{source} {found:?}");
         }
+    }
+
+    #[test]
+    fn commands_that_a_script_can_t_run_are_refused() {
+        let found = faults("eval x 0", Database::Redis, Hook::ClientConnected);
+        assert_eq!(found.len(), 1);
+        assert!(found[0].2.starts_with("`EVAL` can't be used in a rule"), "{found:?}");
+        assert!(faults("PUBLISH a ${clientid}", Database::Redis, Hook::ClientConnected).is_empty());
     }
 
     #[test]
