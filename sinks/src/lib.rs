@@ -14,7 +14,7 @@ pub mod explain;
 pub mod fuzzing;
 pub mod inspect;
 #[cfg_attr(
-    not(any(feature = "sqlite", feature = "mysql", feature = "pgsql")),
+    not(any(feature = "redis", feature = "sqlite", feature = "mysql", feature = "pgsql")),
     allow(dead_code, reason = "the databases' lookups use it")
 )]
 pub mod lookup;
@@ -22,8 +22,11 @@ pub mod memory;
 pub mod metrics;
 #[cfg(feature = "mysql")]
 pub mod mysql;
+pub mod orders;
 #[cfg(feature = "pgsql")]
 pub mod pgsql;
+#[cfg(feature = "redis")]
+pub mod redis;
 pub mod registry;
 pub mod rule;
 pub mod runtime;
@@ -36,6 +39,8 @@ pub mod sqlite;
 
 /// The databases this build can write to.
 pub const AVAILABLE: &[rule::Database] = &[
+    #[cfg(feature = "redis")]
+    rule::Database::Redis,
     #[cfg(feature = "sqlite")]
     rule::Database::Sqlite,
     #[cfg(feature = "mysql")]
@@ -45,5 +50,6 @@ pub const AVAILABLE: &[rule::Database] = &[
 ];
 
 pub use lookup::Lookups;
+pub use orders::{Clients, OrderError};
 pub use registry::{DatabaseOptions, Sinks, SinksOptions, StartError};
 pub use runtime::{ResetError, ResetTo, SinkState, SinkStatus};

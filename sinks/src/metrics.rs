@@ -22,3 +22,6 @@ pub const LOOKUPS: &str = "forebay_sink_lookups";
 pub const LOOKUPS_STALE: &str = "forebay_sink_lookups_stale";
 /// Counter: rows of other programs taken into the log.
 pub const IMPORTED_ROWS: &str = "forebay_sink_imported_rows";
+/// Counter: orders received on a database's channel, label `what` = subscribe, unsubscribe, offline (the client is not connected
+/// here), invalid.
+pub const ORDERS: &str = "forebay_sink_orders";

@@ -1,7 +1,7 @@
 //! From a configuration to running sinks: the one `match` over databases.
 
 #![cfg_attr(
-    not(any(feature = "sqlite", feature = "mysql", feature = "pgsql")),
+    not(any(feature = "redis", feature = "sqlite", feature = "mysql", feature = "pgsql")),
     allow(unused, reason = "without a driver nothing is started")
 )]
 
@@ -12,9 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_engine::Lsn;
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
 
 use crate::dead_letter::{DeadLetterError, DeadLetters, LetterStore};
 use crate::lookup::{self, Lookup, Lookups};
+use crate::orders::{Clients, Listen, Listeners};
 use crate::rule::{Database, Location, Pool, Rule, RuleSet};
 use crate::runtime::plan::Plan;
 use crate::runtime::{self, ResetError, ResetTo, RuntimeOptions, SinkHandle, SinkStatus};
@@ -106,6 +109,9 @@ pub enum StartError {
 pub struct Sinks {
     sinks: BTreeMap<String, Arc<SinkHandle>>,
     lookups: Lookups,
+    listeners: Listeners,
+    /// The listeners that run.
+    listening: Mutex<JoinSet<()>>,
 }
 
 impl Sinks {
@@ -117,6 +123,7 @@ impl Sinks {
     pub fn start(source: Arc<dyn Source>, rules: &RuleSet, options: &SinksOptions) -> Result<Sinks, StartError> {
         let mut sinks = BTreeMap::new();
         let mut lookups = Vec::new();
+        let mut listeners = Vec::new();
         for rule in &rules.rules {
             let name = sink_name(rule.database, &rule.pool);
             if sinks.contains_key(&name) {
@@ -125,11 +132,13 @@ impl Sinks {
             let pool = pool_of(rules, rule)?;
             let plan = Plan::of_pool(rules, rule.database, &rule.pool, &name);
             let start = Start { name: &name, plan, source: &source, options };
-            let (handle, entry) = visit(pool, &options.databases, &rule.at, start)??;
-            lookups.push(entry);
+            let Started { handle, lookup, listen } = visit(pool, &options.databases, &rule.at, start)??;
+            lookups.push(lookup);
+            listeners.push(listen);
             sinks.insert(name, handle);
         }
-        Ok(Sinks { sinks, lookups: Lookups::new(lookups) })
+        let (lookups, listeners) = (Lookups::new(lookups), Listeners(listeners));
+        Ok(Sinks { sinks, lookups, listeners, listening: Mutex::default() })
     }
 
     /// Every sink as it stands, by name.
@@ -142,6 +151,16 @@ impl Sinks {
     #[must_use]
     pub fn lookups(&self) -> Lookups {
         self.lookups.clone()
+    }
+
+    /// Carries out what other programs order on the databases' channels, until the shutdown. To be called once, when the broker runs.
+    pub fn obey(&self, clients: &Arc<dyn Clients>) {
+        let mut listening = self.listening.lock();
+        for listen in &self.listeners.0 {
+            if let Some(listener) = listen(clients.clone()) {
+                listening.spawn(listener);
+            }
+        }
     }
 
     /// The sink of that name (`sqlite/pool1`): pause, resume, reset, replay.
@@ -190,12 +209,17 @@ impl Sinks {
 
     /// Stops all sinks within the deadline, all at once. What was not stored stays in the log.
     pub async fn shutdown(&self, deadline: Duration) {
+        self.listening.lock().abort_all();
         let all = self.sinks.values().map(|s| s.shutdown(deadline));
         futures_util::future::join_all(all).await;
     }
 }
 
-type Started = (Arc<SinkHandle>, lookup::Entry);
+struct Started {
+    handle: Arc<SinkHandle>,
+    lookup: lookup::Entry,
+    listen: Listen,
+}
 
 /// What is done with a pool's database, of whichever type it is.
 pub(crate) trait Visit {
@@ -221,6 +245,13 @@ pub(crate) fn visit<V: Visit>(
     #[cfg(any(feature = "mysql", feature = "pgsql"))]
     let setting = |reason| StartError::Setting { at: pool.at.clone(), reason };
     match pool.database {
+        #[cfg(feature = "redis")]
+        Database::Redis => {
+            let config = crate::redis::RedisConfig::from_pool(pool, &options.node_name);
+            Ok(visitor.with(crate::redis::RedisSink::new(config)))
+        }
+        #[cfg(not(feature = "redis"))]
+        Database::Redis => Err(no_driver("build with the feature `redis`")),
         #[cfg(feature = "sqlite")]
         Database::Sqlite => {
             let config = crate::sqlite::SqliteConfig::from_pool(pool, &options.data_dir, &options.node_name);
@@ -251,6 +282,8 @@ pub(crate) fn visit<V: Visit>(
 #[must_use]
 pub fn schema(database: Database) -> Option<String> {
     match database {
+        #[cfg(feature = "redis")]
+        Database::Redis => Some(crate::redis::schema_text()),
         #[cfg(feature = "sqlite")]
         Database::Sqlite => Some(crate::sqlite::schema_text()),
         #[cfg(feature = "mysql")]
@@ -289,8 +322,10 @@ impl Visit for Start<'_> {
         let rules = plan.rules().to_vec();
         let sink = Arc::new(sink);
         let handle = Arc::new(runtime::spawn(name, sink.clone(), plan, source.clone(), letters, options.runtime));
-        let entry = lookup::Entry::new(sink, handle.clone(), source.clone(), rules, options.lookup_deadline);
-        Ok((handle, entry))
+        let lookup = lookup::Entry::new(sink.clone(), handle.clone(), source.clone(), rules, options.lookup_deadline);
+        let name = name.to_owned();
+        let listen: Listen = Box::new(move |clients| sink.orders(&name, clients));
+        Ok(Started { handle, lookup, listen })
     }
 }
 

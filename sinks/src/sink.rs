@@ -4,11 +4,14 @@
 use std::error::Error;
 use std::fmt::Debug;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_engine::{Event, Lsn, MsgId};
 
+use crate::orders::Clients;
 use crate::rule::Rule;
+use crate::source::BoxFuture;
 
 /// Any error of a driver.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -245,6 +248,12 @@ pub trait Sink: Send + Sync + Sized + 'static {
     /// Looks at the database without changing it: login, tables, rights (`forebay check --connect`). What is missing and would be
     /// created at the start is in order.
     fn inspect(&self) -> impl Future<Output = Vec<Finding>> + Send;
+
+    /// Listens for orders that other programs send through the database (Redis's channel), and has them carried out, until it is
+    /// dropped; `None` for databases without. `sink` is the sink's name.
+    fn orders(&self, _sink: &str, _clients: Arc<dyn Clients>) -> Option<BoxFuture<'static, ()>> {
+        None
+    }
 
     /// Opens a connection and creates what is missing.
     fn connect(&self) -> impl Future<Output = Result<Self::Conn, WriteError>> + Send;

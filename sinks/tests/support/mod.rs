@@ -1,4 +1,5 @@
-//! An engine, its sinks and an SQLite file in a temporary folder, and clients that go through events.
+//! An engine and its sinks in a temporary folder (with an SQLite file, where the rules have one), and clients that go through
+//! events.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::collections::HashMap;
@@ -13,6 +14,7 @@ use forebay_engine::log::{AppendError, ReadError};
 use forebay_engine::state::Gap;
 use forebay_engine::{Engine, EngineOptions, Log, LogOptions, Lsn, MsgId, QoS, Record};
 use forebay_sinks::dead_letter::LetterStore;
+use forebay_sinks::registry::sink_name;
 use forebay_sinks::rule::{RuleSet, parse_conf};
 use forebay_sinks::runtime::RuntimeOptions;
 use forebay_sinks::runtime::backoff::Backoff;
@@ -22,7 +24,7 @@ use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, Share
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection, Row};
 
-/// The sink of the tests' rules.
+/// The sink of the tests' SQLite rules.
 pub const SINK: &str = "sqlite/pool1";
 
 /// Operations that the tests' sinks may hold in memory.
@@ -53,6 +55,12 @@ impl World {
         let mut world = World { folder, rules: parsed.rules, options, engine, sinks: None, read: Arc::default() };
         world.start_sinks();
         world
+    }
+
+    /// The name of the only sink.
+    pub fn sink(&self) -> String {
+        let rule = &self.rules.rules[0];
+        sink_name(rule.database, &rule.pool)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -93,7 +101,7 @@ impl World {
         let log_id = self.engine.log().id().iter().take(8).fold(0u64, |id, byte| (id << 8) | u64::from(*byte));
         let source = Counted { inner: EngineSource::new(self.engine.clone(), log_id), read: self.read.clone() };
         let sinks = Sinks::start(Arc::new(source), &self.rules, &options).unwrap();
-        self.engine.hold_for_sinks(&[SINK.to_owned()]);
+        self.engine.hold_for_sinks(&[self.sink()]);
         sinks
     }
 
