@@ -92,10 +92,15 @@ async fn waits_for(sink: &SinkHandle, text: &str) {
 const FOLDER: &str = "FOREBAY_TEST_REDIS_KILL";
 const MESSAGES: usize = 6_000;
 
-async fn replicate(place: &str) {
+async fn replicate(place: &str, more: usize) {
     let (port, number) = place.split_once('/').unwrap();
     let bench = counting();
     let last = publish(&bench, MESSAGES);
+    // Each process begins with the same messages and adds its own reports: one that came to the end may have stored a position
+    // beyond what the next one's log has without these, which no rule concerns.
+    for _ in 0..more {
+        bench.log.publish("other", b"", QoS::AtLeastOnce);
+    }
     let config = RedisConfig { database: number.parse().unwrap(), ..pool(port.parse().unwrap(), 3) };
     let sink = bench.start_sink(Arc::new(RedisSink::new(config)), Kind::Redis);
     caught_up(&bench, &sink, last).await;
@@ -107,7 +112,7 @@ async fn replicate(place: &str) {
 #[ignore = "started by the test below"]
 async fn child() {
     if let Some(place) = std::env::var_os(FOLDER) {
-        replicate(&place.into_string().unwrap()).await;
+        replicate(&place.into_string().unwrap(), 0).await;
     }
 }
 
@@ -140,7 +145,7 @@ async fn commands_run_once_though_forebay_is_killed_again_and_again() {
         in_the_middle += u64::from(stored > 0 && stored < MESSAGES);
     }
     assert!(in_the_middle > 0, "no kill hit the work");
-    replicate(&place).await;
+    replicate(&place, 1_000).await;
     let bench = counting();
     publish(&bench, MESSAGES);
     stored_once(&bench, &view).await;

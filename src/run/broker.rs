@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use forebay_broker_adapter::{Broker, BrokerOptions, LiveBusKind, StartError, Store};
 use forebay_engine::Engine;
+use forebay_sinks::Clients;
 
+use super::orders::Online;
 use super::sinks::Waiting;
 use crate::config::Settings;
 use crate::exit::{Exit, Failure};
@@ -17,6 +19,8 @@ pub trait BrokerSide: Send + Sync {
     fn local_addr(&self) -> Option<SocketAddr>;
     /// Open connections.
     fn connections(&self) -> u64;
+    /// Its clients, for orders from the databases' channels.
+    fn clients(&self) -> Arc<dyn Clients>;
     /// Closes the listener, tells clients that the server shuts down, and waits for them within the deadline.
     fn shutdown(&self, deadline: Duration) -> Waiting<'_>;
 }
@@ -32,6 +36,10 @@ impl BrokerSide for Running {
 
     fn connections(&self) -> u64 {
         self.broker.stats().connections as u64
+    }
+
+    fn clients(&self) -> Arc<dyn Clients> {
+        Arc::new(Online(self.broker.proxy()))
     }
 
     fn shutdown(&self, deadline: Duration) -> Waiting<'_> {

@@ -18,6 +18,7 @@ use crate::offline;
 
 mod broker;
 pub mod engine;
+mod orders;
 mod rules;
 mod sinks;
 
@@ -69,6 +70,7 @@ impl Stack {
                 return Err(failure);
             }
         };
+        sinks.obey(broker.clients());
         let facts = Facts {
             settings: settings.clone(),
             node_number,

@@ -12,7 +12,7 @@ use forebay_sinks::dead_letter::{DeadLetter, DeadLetterError, DeadLetters, Lette
 use forebay_sinks::rule::RuleSet;
 use forebay_sinks::runtime::RuntimeOptions;
 use forebay_sinks::source::EngineSource;
-use forebay_sinks::{DatabaseOptions, Lookups, SinkState, Sinks, SinksOptions};
+use forebay_sinks::{Clients, DatabaseOptions, Lookups, SinkState, Sinks, SinksOptions};
 use tokio::runtime::Handle;
 
 use super::RuleSource;
@@ -34,6 +34,8 @@ const RESET_DEADLINE: Duration = Duration::from_secs(20);
 pub trait SinkSide: Send + Sync {
     /// What the broker asks of the databases.
     fn store(&self) -> Arc<dyn Store>;
+    /// Carries out the orders of the databases' channels for the broker's clients, from now on.
+    fn obey(&self, clients: Arc<dyn Clients>);
     /// All sinks.
     fn status(&self) -> Vec<SinkStatus>;
     /// Stops one; records wait in the log.
@@ -167,6 +169,10 @@ fn row(letter: &DeadLetter) -> DeadLetterRow {
 impl SinkSide for Running {
     fn store(&self) -> Arc<dyn Store> {
         Arc::new(Databases(self.sinks.lookups()))
+    }
+
+    fn obey(&self, clients: Arc<dyn Clients>) {
+        self.sinks.obey(&clients);
     }
 
     fn status(&self) -> Vec<SinkStatus> {
