@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use forebay_engine::log::{AppendError, ReadError};
+use forebay_engine::log::{AppendError, DurableError, ReadError, SkipReason};
 use forebay_engine::state::Gap;
 use forebay_engine::{Engine, Event, Lsn, MsgId, Record};
 
@@ -35,6 +35,11 @@ pub trait Source: Debug + Send + Sync + 'static {
     fn sink_position(&self, sink: &str) -> Option<Lsn>;
     /// What the sink was passed by because the log had no room, as the log has recorded it: the newest range.
     fn sink_gap(&self, sink: &str) -> Option<Gap>;
+    /// Gives no number up to `lsn` any more, up to which a database has stored records of this log that the log does not have.
+    /// Resolves when that is durable.
+    fn skip_past(&self, lsn: Lsn) -> BoxFuture<'_, Result<(), DurableError>>;
+    /// True where `lsn` is a position that only a database knew ([`skip_past`](Source::skip_past)). May read the disk.
+    fn is_beyond(&self, lsn: Lsn) -> bool;
     /// Says whether the sink looks at [`asked`](Source::asked) from now on.
     fn follows(&self, sink: &str, follows: bool);
     /// The record up to which the log has no room to wait for the sink: it records what it loses and goes on behind.
@@ -112,6 +117,19 @@ impl Source for EngineSource {
     }
     fn sink_gap(&self, sink: &str) -> Option<Gap> {
         self.engine.sink_gap(sink)
+    }
+    fn skip_past(&self, lsn: Lsn) -> BoxFuture<'_, Result<(), DurableError>> {
+        Box::pin(async move {
+            if let Some(gap) = self.engine.log().skip_past(lsn)? {
+                self.engine.durable(gap.last).await?;
+            }
+            Ok(())
+        })
+    }
+    fn is_beyond(&self, lsn: Lsn) -> bool {
+        // A place that can't be read is met again by the reader, which says so.
+        let skip = self.engine.log().skip_at(lsn).ok().flatten();
+        skip.is_some_and(|skip| skip.why == SkipReason::Beyond)
     }
     fn follows(&self, sink: &str, follows: bool) {
         self.engine.sink_follows(sink, follows);

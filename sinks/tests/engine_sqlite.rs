@@ -289,6 +289,41 @@ async fn a_position_behind_the_log_s_first_record_waits_for_a_reset_that_outlive
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_knows_more_than_the_log_waits_for_the_operator_and_no_number_is_given_twice() {
+    let mut world = World::new(ITEMS).await;
+    for n in 0..40 {
+        publish(&world.engine, message("t", &n.to_string(), 1)).await;
+    }
+    world.caught_up().await;
+    world = world.restart_engine_on("older", false).await;
+    for n in 40..100 {
+        publish(&world.engine, message("t", &n.to_string(), 1)).await;
+    }
+    world.caught_up().await;
+    let known = world.status().position;
+    world = world.restart_engine_on("older", true).await;
+    let why = world.waiting().await;
+    assert!(why.contains("later state of the log") && why.contains("forebay sink reset sqlite/pool1 --to"), "{why}");
+    // What is published now has numbers of its own, and the database's position is never taken for one that these have reached.
+    for n in 100..200 {
+        publish(&world.engine, message("t", &n.to_string(), 1)).await;
+    }
+    assert!(world.settled().await > known, "numbers were given twice");
+    world.restart_sinks(true).await;
+    assert!(world.waiting().await.contains("forebay sink reset"), "it is told until somebody decides");
+    assert_eq!(world.rows("count(*)", "mqtt_msg").await, ["100"]);
+    let again: u64 = why.split("--to ").nth(1).unwrap().split('`').next().unwrap().parse().unwrap();
+    let sink = world.sinks().sink(SINK).unwrap().clone();
+    sink.reset(ResetTo::At(Lsn(again)), Duration::from_secs(20)).await.unwrap();
+    drop(sink);
+    world.caught_up().await;
+    let new = "mqtt_msg where cast(cast(payload as text) as integer) >= 100";
+    assert_eq!(world.rows("count(*)", new).await, ["100"], "all that was published since is stored, each once");
+    world = world.restart_engine().await;
+    world.caught_up().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_can_t_be_opened_is_shown_with_lag_and_a_reset_of_it_is_refused() {
     let mut world = World::new(&ITEMS.replace("t.db", "nowhere/t.db")).await;
     world.caught_up().await;

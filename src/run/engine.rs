@@ -81,7 +81,13 @@ pub fn recovered(report: &OpenReport) -> String {
         StateSource::Checkpoint => "from a checkpoint",
         StateSource::Log => "from the log",
     };
-    format!("{}; state {state}, {} records replayed", recovered_log(&report.log), report.replayed)
+    let mut text = format!("{}; state {state}, {} records replayed", recovered_log(&report.log), report.replayed);
+    if let Some((end, known)) = report.ahead {
+        text.push_str(&format!(
+            "; STATE WAS AHEAD: the log ended at {end}, state knew {known}; records between are gone, numbers go on behind"
+        ));
+    }
+    text
 }
 
 fn recovered_log(log: &RecoveryReport) -> String {

@@ -1,6 +1,7 @@
 //! The engine: log, state and delivery together.
 
 mod applier;
+mod base;
 mod blocking;
 mod bounds;
 mod carry;

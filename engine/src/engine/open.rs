@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 
 use super::applier::{Applier, Jobs, Place};
+use super::base::{self, Base};
 use super::bounds::QueueBounds;
 use super::keeper::{self, IndexHealth, Job, Keeper, Room};
 use super::manual::Manual;
@@ -97,6 +98,9 @@ pub struct OpenReport {
     pub state: StateSource,
     /// Records replayed to bring it up to the log.
     pub replayed: u64,
+    /// Where state knew more of this log than the log itself: the log's end as it was found, and the position that was known. Records
+    /// between were durable and are gone; numbers go on behind.
+    pub ahead: Option<(Lsn, Lsn)>,
 }
 
 /// How long a held lock is waited for, and how often it is looked at.
@@ -212,9 +216,9 @@ fn put_together(
 ) -> Result<(Engine, Parts, OpenReport), OpenError> {
     let rules = Arc::new(RuleIndex::new(&options.rules));
     let state_dir = state_dir(&options.dir);
-    let (mut state, source) = base_state(&*disk, &options.dir, &state_dir, &log, &mut *store)?;
+    let Base { mut state, source, checkpointed, ahead } =
+        base::find(&*disk, &options.dir, &state_dir, &log, &mut *store)?;
     let replayed = replay(&log, &rules, &mut state)?;
-    let checkpoints = list_checkpoints(&*disk, &state_dir)?;
 
     let end = state.applied;
     let last_epoch = AtomicU64::new(state.epoch);
@@ -236,8 +240,6 @@ fn put_together(
     hub.set_delivering(end);
     hub.set_offered(end);
     let closing = Arc::new(AtomicBool::new(false));
-    // One beyond the log's end is not of this history.
-    let checkpointed = checkpoints.iter().map(|(applied, _)| *applied).find(|applied| *applied <= end);
     checkpoint::keep_spare(&*disk, &state_dir, 0);
     log.set_other_bytes(space::bytes_beside(&*disk, &state_dir, log.dir()));
     let shared = Arc::new(keeper::Shared::new(checkpointed.unwrap_or(Lsn::NONE)));
@@ -297,13 +299,8 @@ fn put_together(
         threads: Mutex::default(),
         lock: Mutex::new(Some(lock)),
     };
-    let report = OpenReport { log: recovery, state: source, replayed };
+    let report = OpenReport { log: recovery, state: source, replayed, ahead };
     Ok((Engine { inner: Arc::new(inner) }, Parts { applier, keeper, todo, indexer: Indexer::new(postings) }, report))
-}
-
-fn list_checkpoints(disk: &dyn Disk, state_dir: &Path) -> Result<Vec<(Lsn, PathBuf)>, OpenError> {
-    let listed = checkpoint::list(disk, state_dir);
-    listed.map_err(|source| OpenError::Io { what: "listing", path: state_dir.to_owned(), source })
 }
 
 fn spawn(name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>, OpenError> {
@@ -324,48 +321,6 @@ fn remove_old_index(folder: &Path) {
             tracing::warn!(folder = %folder.display(), %error, "the state index of an earlier version is of no use and can't be removed");
         }
     }
-}
-
-/// The newest state there is at or below the log's end, to be brought up by replay: the index, a checkpoint, or nothing at all.
-fn base_state(
-    disk: &dyn Disk,
-    dir: &Path,
-    state_dir: &Path,
-    log: &Log,
-    store: &mut dyn StateStore,
-) -> Result<(State, StateSource), OpenError> {
-    let (first, end) = (log.first(), log.durable_end());
-    if let Some(state) = store.load(log.id()) {
-        if state.applied >= first && state.applied <= end {
-            return Ok((state, StateSource::Index));
-        }
-        store.clear(&format!("it reflects the log up to record {}, and the log holds {first} to {end}", state.applied));
-    }
-    let mut base = None;
-    for (applied, file) in list_checkpoints(disk, state_dir)? {
-        if applied < first || applied > end {
-            continue;
-        }
-        match checkpoint::read(disk, &file, log.id()) {
-            Ok(state) => {
-                base = Some((state, StateSource::Checkpoint));
-                break;
-            }
-            // Without it the log may still be whole; only when it is not, the checkpoint's fault is fatal.
-            Err(error) if first == Lsn::FIRST && !matches!(error, CheckpointError::NewerFormat { .. }) => {
-                tracing::warn!(%error, "checkpoint unusable; rebuilding state from the log");
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let (mut state, source) = match base {
-        Some(found) => found,
-        None if first == Lsn::FIRST => (State { applied: Lsn::FIRST, ..State::default() }, StateSource::Log),
-        None => return Err(OpenError::StateLost { dir: dir.to_owned(), first }),
-    };
-    // The index begins empty: every row is to be written to it.
-    state.dirty = state.keys().collect();
-    Ok((state, source))
 }
 
 /// Applies the log's records from the state's place on.

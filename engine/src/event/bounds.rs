@@ -73,8 +73,7 @@ pub enum DropReason {
     QueueMessages = 1,
     /// A queue had more bytes than `queue.bytes_max`; the oldest messages went.
     QueueBytes = 2,
-    /// A queue's messages were older than allowed.
-    QueueAge = 3,
+    // 3 is free: it was set aside for the age of a queue's messages, and never written.
     /// A session's backlog had more messages than `session.backlog_messages_max`; the oldest went.
     SessionMessages = 4,
     /// A session's backlog had more bytes than `session.backlog_bytes_max`; the oldest messages went.
@@ -89,11 +88,10 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason.
-    pub const ALL: [DropReason; 9] = [
+    pub const ALL: [DropReason; 8] = [
         DropReason::Retention,
         DropReason::QueueMessages,
         DropReason::QueueBytes,
-        DropReason::QueueAge,
         DropReason::SessionMessages,
         DropReason::SessionBytes,
         DropReason::IdleCursors,
@@ -108,7 +106,6 @@ impl DropReason {
             DropReason::Retention => "retention",
             DropReason::QueueMessages => "queue_messages",
             DropReason::QueueBytes => "queue_bytes",
-            DropReason::QueueAge => "queue_age",
             DropReason::SessionMessages => "session_messages",
             DropReason::SessionBytes => "session_bytes",
             DropReason::IdleCursors => "idle_cursors",

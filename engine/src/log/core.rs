@@ -287,10 +287,12 @@ impl Core {
         Ok((appended, None))
     }
 
-    /// Queues a gap: the number after it is `to`. `None` when the log is already there.
-    pub fn gap(&self, to: Lsn) -> Result<Option<Appended>, AppendError> {
+    /// Queues a gap: the number after it is `to`, and `why` its body's ninth byte. `None` when the log is already there.
+    pub fn gap(&self, to: Lsn, why: Option<u8>) -> Result<Option<Appended>, AppendError> {
         let now = self.clock.now_us();
-        let record = NewRecord { kind: KIND_GAP, body: to.0.to_le_bytes() };
+        let body: Vec<u8> = to.0.to_le_bytes().into_iter().chain(why).collect();
+        let record = NewRecord { kind: KIND_GAP, body };
+        let bytes = HEADER + record.body.len();
         let mut tries = 0;
         let (mut queue, place) = loop {
             let queue = self.queue.lock();
@@ -299,7 +301,7 @@ impl Core {
                 return Ok(None);
             }
             check_numbers(to, now.max(queue.last_time_us).saturating_add(1))?;
-            match self.find_place(&queue, std::slice::from_ref(&record), HEADER + 8, Priority::Essential) {
+            match self.find_place(&queue, std::slice::from_ref(&record), bytes, Priority::Essential) {
                 Ok(place) => break (queue, place),
                 Err(short) => {
                     drop(queue);
@@ -311,7 +313,7 @@ impl Core {
         queue.place = place;
         let first = queue.next;
         let first_time_us = now.max(queue.last_time_us + 1);
-        queue.push(first_time_us, &[record], HEADER + 8, Staged::default());
+        queue.push(first_time_us, &[record], bytes, Staged::default());
         queue.next = to;
         self.call_writer(&queue);
         Ok(Some(Appended { first, last: first, first_time_us }))

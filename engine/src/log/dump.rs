@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::Record;
 use super::anatomy::{Anatomy, dissect};
 use super::error::ReadError;
-use super::frame::{self, GAP_DAMAGE, HEADER, KIND_GAP, KIND_SEAL, checksum, u32_at, u64_at};
+use super::frame::{self, GAP_BEYOND, GAP_DAMAGE, HEADER, KIND_GAP, KIND_SEAL, checksum, u32_at, u64_at};
 use super::plan::Place;
 use super::scan::Run;
 use super::segment::SEGMENT_HEADER;
@@ -308,6 +308,7 @@ impl FrameItem {
             .number("flags", self.flags)
             .number("next", self.next.0);
         let object = match self.kind {
+            KIND_GAP if self.body.get(8) == Some(&GAP_BEYOND) => object.flag("damage", false).flag("beyond", true),
             KIND_GAP => object.flag("damage", self.body.get(8) == Some(&GAP_DAMAGE)),
             KIND_SEAL => {
                 let number = |at| u64_at(&self.body, at).unwrap_or(0);

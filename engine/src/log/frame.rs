@@ -23,6 +23,8 @@ pub(crate) const KIND_GAP: u8 = 128;
 /// Why numbers were skipped, the ninth byte of a gap's body: they were lost to damage. Without it, or with 0, they were never given out or never
 /// told durable.
 pub(crate) const GAP_DAMAGE: u8 = 1;
+/// As above: a reader had stored them, and the log did not know them.
+pub(crate) const GAP_BEYOND: u8 = 2;
 /// The segment ends here; see `segment::Seal`.
 pub(crate) const KIND_SEAL: u8 = 129;
 /// Written in a weaker durability level than `synced`.

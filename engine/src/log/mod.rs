@@ -67,6 +67,7 @@ mod run;
 mod scan;
 mod search;
 mod segment;
+mod skip;
 mod slice;
 mod spare;
 mod survey;
@@ -106,6 +107,7 @@ pub use repair::{Action, Kept, RepairReport, RepairStep, repair};
 pub(crate) use residue::{Residue, ResidueFile};
 pub use residue::{ResidueReport, verify_residue};
 pub use room::{Limit, Shortage};
+pub use skip::{Skip, SkipReason};
 pub(crate) use spare::fill;
 pub use trim::Trimmed;
 pub use watermark::WaitDurable;
@@ -271,13 +273,14 @@ impl Log {
         Ok(appended)
     }
 
-    /// Makes the next number at least `lsn`, by a gap record: for when a database knows a higher position of this log than the log itself.
+    /// Makes the next number at least `lsn`, by a gap record: for when state knows a higher position of this log than the log itself. Where a
+    /// reader does, see [`skip_past`](Log::skip_past).
     /// `None` when the log is already there; else the gap record's own number, not durable yet.
     ///
     /// # Errors
     /// `Stopped`.
     pub fn advance_to(&self, lsn: Lsn) -> Result<Option<Appended>, AppendError> {
-        self.core().gap(lsn)
+        self.core().gap(lsn, None)
     }
 
     /// Resolves when every record up to and including `lsn` is durable. Cancellation safe: dropping it changes nothing.

@@ -8,13 +8,16 @@ use forebay_engine::event::{
     AckOutcome, Acked, ClientConnected, ClientDisconnected, DisconnectReason, DropOwner, Dropped, Message, Published,
     Unsubscribed,
 };
-use forebay_engine::log::{AppendError, ReadError};
+use forebay_engine::log::{AppendError, DurableError, ReadError};
 use forebay_engine::state::Gap;
 use forebay_engine::{Event, Lsn, MsgId, QoS, Record};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::source::{BoxFuture, RecordReader, Source};
+
+/// Kind of a number that no record has, as the log's own gaps are.
+const SKIPPED: u8 = 128;
 
 /// First record's time: 2024-01-01T00:00:00Z.
 pub const BEGIN_US: u64 = 1_704_067_200_000_000;
@@ -28,6 +31,8 @@ pub struct MemoryLog {
     /// Records below are "trimmed".
     first: Arc<Mutex<u64>>,
     gaps: Arc<Mutex<HashMap<String, Gap>>>,
+    /// Numbers that only a database knew.
+    beyond: Arc<Mutex<Vec<(Lsn, Lsn)>>>,
     /// Sinks that follow, and what they are asked.
     asked: Arc<Mutex<HashMap<String, Option<Lsn>>>>,
 }
@@ -215,6 +220,18 @@ impl Source for MemoryLog {
     }
     fn sink_gap(&self, sink: &str) -> Option<Gap> {
         self.gaps.lock().get(sink).copied()
+    }
+    fn skip_past(&self, lsn: Lsn) -> BoxFuture<'_, Result<(), DurableError>> {
+        let mut records = self.records.lock();
+        let from = Lsn(records.len() as u64 + 1);
+        for n in from.0..=lsn.0 {
+            records.push(Record { lsn: Lsn(n), time_us: BEGIN_US + n, kind: SKIPPED, body: bytes::Bytes::new() });
+        }
+        self.beyond.lock().push((from, Lsn(records.len() as u64 + 1)));
+        Box::pin(std::future::ready(Ok(())))
+    }
+    fn is_beyond(&self, lsn: Lsn) -> bool {
+        self.beyond.lock().iter().any(|(from, to)| *from < lsn && lsn < *to)
     }
     fn follows(&self, sink: &str, follows: bool) {
         let mut asked = self.asked.lock();

@@ -140,15 +140,15 @@ async fn agree<S: Sink>(shared: &Arc<Shared<S>>) -> Result<(S::Conn, Lsn, Kept),
         (Kept::Nothing, _) => source.first(),
         (Kept::At(p), _) => p.prefix.max(Lsn::FIRST),
     };
-    let end = source.durable_end();
     let highest = match &kept {
         Kept::At(p) => p.lanes.iter().map(|(_, lsn)| *lsn).max().unwrap_or(start).max(start),
         _ => start,
     };
-    if highest > end {
+    if is_beyond(shared, highest).await? {
+        let again = own().unwrap_or(Lsn::FIRST).max(source.first());
         return Err(format!(
-            "the database has stored up to record {highest}, the log ends at {end}: it belongs to a later state of this log. \
-             Restore the log, or run `forebay sink reset {} --to {end}` to go on from the log's end",
+            "the database has stored up to record {highest}, which this log has lost: it belongs to a later state of the log. Put the newer \
+             log back, or run `forebay sink reset {} --to {again}`: what the log has from its last report of this sink on is stored again",
             shared.name
         ));
     }
@@ -164,6 +164,19 @@ async fn agree<S: Sink>(shared: &Arc<Shared<S>>) -> Result<(S::Conn, Lsn, Kept),
         ));
     }
     Ok((conn, start, kept))
+}
+
+/// True where the database knows records that the log does not have. The log then goes on behind them, so that no number is given twice
+/// and a position that was reached by other records is never taken for this one.
+async fn is_beyond<S: Sink>(shared: &Arc<Shared<S>>, highest: Lsn) -> Result<bool, String> {
+    let source = shared.source.clone();
+    let end = source.durable_end();
+    if highest > end {
+        tracing::error!(sink = shared.name, %highest, %end, "the database knows records that the log has lost; numbers go on behind them");
+        source.skip_past(highest).await.map_err(|e| e.to_string())?;
+        return Ok(true);
+    }
+    tokio::task::spawn_blocking(move || source.is_beyond(highest)).await.map_err(|e| e.to_string())
 }
 
 /// Runs one generation; true when another is to follow.

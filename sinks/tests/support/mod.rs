@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use forebay_engine::delivery::{AttachOptions, Mailbox};
 use forebay_engine::event::*;
-use forebay_engine::log::{AppendError, ReadError};
+use forebay_engine::log::{AppendError, DurableError, ReadError};
 use forebay_engine::state::Gap;
 use forebay_engine::{Engine, EngineOptions, Log, LogOptions, Lsn, MsgId, QoS, Record};
 use forebay_sinks::dead_letter::LetterStore;
@@ -141,6 +141,21 @@ impl World {
         world
     }
 
+    /// Closes the engine, puts an older copy of its folder back (or makes one) and opens it again, sinks included.
+    pub async fn restart_engine_on(mut self, copy: &str, put_back: bool) -> World {
+        self.stop_sinks().await;
+        self.until_letters_are_free().await;
+        self.engine.close();
+        let (data, copy) = (self.path("data"), self.path(copy));
+        if put_back {
+            std::fs::remove_dir_all(&data).unwrap();
+            copy_folder(&copy, &data);
+        } else {
+            copy_folder(&data, &copy);
+        }
+        self.restart_engine().await
+    }
+
     /// Waits until everything appended so far is durable and in state.
     pub async fn settled(&self) -> Lsn {
         let end = self.engine.log().end();
@@ -221,6 +236,18 @@ impl World {
         let mut conn = self.open_database().await;
         let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut conn).await.unwrap();
         rows.iter().map(|r| r.get("row")).collect()
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (path, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
+        if path.is_dir() {
+            copy_folder(&path, &to);
+        } else {
+            std::fs::copy(path, to).unwrap();
+        }
     }
 }
 
@@ -404,6 +431,12 @@ impl Source for Counted {
     }
     fn sink_gap(&self, sink: &str) -> Option<Gap> {
         self.inner.sink_gap(sink)
+    }
+    fn skip_past(&self, lsn: Lsn) -> BoxFuture<'_, Result<(), DurableError>> {
+        self.inner.skip_past(lsn)
+    }
+    fn is_beyond(&self, lsn: Lsn) -> bool {
+        self.inner.is_beyond(lsn)
     }
     fn follows(&self, sink: &str, follows: bool) {
         self.inner.follows(sink, follows);
