@@ -11,78 +11,27 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 mod support;
 
 use support::client::{Event, Session};
+use support::load::{Load, Moments};
 use support::{PATIENCE, Server};
 
 const PUBLISHERS: u64 = 4;
 const IN_FLIGHT: usize = 64;
+/// From one kill to the next, ms.
+const BETWEEN: Range<u64> = 20..500;
 const POLL: Duration = Duration::from_millis(20);
 /// Small segments: the log goes from one to the next within a few rounds, and a start reads little.
 const CONFIGURATION: &str = "[log]\nsegment_bytes = 4194304\n";
 /// Published when everything else is complete: what a subscriber gets after it, or not at all, it does not get any more.
 const LAST: &str = "last";
-
-/// What a publisher did.
-#[derive(Default)]
-struct Published {
-    sent: u64,
-    acknowledged: Vec<String>,
-}
-
-fn payload(publisher: u64, number: u64) -> String {
-    format!("p{publisher}-q{}-{number}", qos_of(number))
-}
-
-fn qos_of(number: u64) -> u8 {
-    if number.is_multiple_of(2) { 2 } else { 1 }
-}
-
-/// Publishes until `stop`, then waits until everything in flight is complete.
-fn publisher(number: u64, server: SocketAddr, stop: Arc<AtomicBool>) -> JoinHandle<Published> {
-    std::thread::spawn(move || {
-        let mut session = Session::new(&format!("publisher-{number}"), false);
-        let mut done = Published::default();
-        let topic = format!("crash/{number}");
-        while !(stop.load(Ordering::Relaxed) && session.in_flight() == 0) {
-            let Ok(mut connection) = session.connect(server) else {
-                std::thread::sleep(POLL);
-                continue;
-            };
-            loop {
-                let stopping = stop.load(Ordering::Relaxed);
-                let mut broken = false;
-                while !stopping && !broken && connection.in_flight() < IN_FLIGHT {
-                    let text = payload(number, done.sent);
-                    let tag = done.sent;
-                    done.sent += 1;
-                    broken = connection.publish(&topic, text.as_bytes(), qos_of(tag), tag).is_err();
-                }
-                // Acknowledgements that arrived before the connection broke count.
-                match connection.poll(POLL) {
-                    Ok(events) => {
-                        for event in events {
-                            if let Event::Acknowledged(tag) = event {
-                                done.acknowledged.push(payload(number, tag));
-                            }
-                        }
-                    }
-                    Err(_) => break,
-                }
-                if broken || stopping && connection.in_flight() == 0 {
-                    break;
-                }
-            }
-        }
-        done
-    })
-}
 
 type Received = Arc<Mutex<HashMap<String, u32>>>;
 
@@ -148,26 +97,6 @@ fn publish_last(server: &Server) {
     }
 }
 
-/// A moment to kill at. The seed is printed: it names the moments, though not what the machine did meanwhile.
-struct Moments(u64);
-
-impl Moments {
-    fn new() -> Moments {
-        let from_clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
-        let seed =
-            std::env::var("FOREBAY_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(from_clock);
-        println!("FOREBAY_TEST_SEED={seed}");
-        Moments(seed | 1)
-    }
-
-    fn next(&mut self) -> Duration {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        Duration::from_millis(20 + self.0 % 480)
-    }
-}
-
 /// What the clients know after the last round.
 struct Outcome {
     sent: u64,
@@ -179,14 +108,15 @@ struct Outcome {
 /// Runs the rounds, and then waits until every message has arrived everywhere.
 fn play(server: &mut Server, rounds: u32) -> Outcome {
     let mut moments = Moments::new();
+    let load = Load { topic: "crash", in_flight: IN_FLIGHT, pause: Duration::ZERO };
     let stop_subscribers = Arc::new(AtomicBool::new(false));
     let stop_publishers = Arc::new(AtomicBool::new(false));
     let (at_qos1, thread1) = subscriber(1, server.mqtt, Arc::clone(&stop_subscribers));
     let (at_qos2, thread2) = subscriber(2, server.mqtt, Arc::clone(&stop_subscribers));
     let publishers: Vec<_> =
-        (0..PUBLISHERS).map(|number| publisher(number, server.mqtt, Arc::clone(&stop_publishers))).collect();
+        (0..PUBLISHERS).map(|number| load.publisher(number, server.mqtt, Arc::clone(&stop_publishers))).collect();
     for _ in 0..rounds {
-        std::thread::sleep(moments.next());
+        std::thread::sleep(moments.within(BETWEEN));
         server.kill();
         server.restart();
     }

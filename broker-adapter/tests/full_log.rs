@@ -12,7 +12,7 @@ use forebay_broker_adapter::codec::{Connect, ConnectProperties, Packet, Publish,
 use forebay_broker_adapter::{Broker, BrokerOptions, NoStore};
 use forebay_engine::event::{Event, Published, SinkPosition};
 use forebay_engine::log::AppendError;
-use forebay_engine::{Engine, EngineOptions, Message, QoS};
+use forebay_engine::{Engine, EngineOptions, Lsn, Message, QoS};
 use support::*;
 
 const NO_ROOM: u8 = 0x97;
@@ -129,7 +129,7 @@ async fn a_3_1_1_publisher_waits_and_one_that_leaves_gives_its_place_back() {
     back.send(&[packet(1, QoS::ExactlyOnce)]).await;
     assert!(matches!(back.receive().await, Some(Packet::PubRec(ack)) if ack.packet_id == 1));
     // PUBREC waits for the disk; state takes the record a moment later.
-    server.engine.applied(server.engine.durable_end() - 1).await.unwrap();
+    server.engine.applied(Lsn(server.engine.durable_end().0 - 1)).await.unwrap();
     let session = server.engine.session("leaving").unwrap();
     assert_eq!(session.received, [1], "the message is in the log now");
     server.broker.shutdown(PATIENCE).await;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 #[path = "../../src/demo/client.rs"]
 pub mod client;
+pub mod load;
 
 use client::Session;
 
@@ -151,12 +152,13 @@ impl Server {
 
     /// Waits until every sink has dealt with every record.
     pub fn wait_stored(&self) {
-        wait_for("the sinks to catch up", || {
-            let rows = self.ask(&["sink", "ls", "--json"]);
-            let lags =
-                rows.lines().map(|row| serde_json::from_str::<serde_json::Value>(row).unwrap()["lag_records"].clone());
-            lags.into_iter().all(|lag| lag == 0).then_some(())
-        });
+        wait_for("the sinks to catch up", || self.sinks().iter().all(|sink| sink["lag_records"] == 0).then_some(()));
+    }
+
+    /// Its sinks as they stand.
+    pub fn sinks(&self) -> Vec<serde_json::Value> {
+        let rows = self.ask(&["sink", "ls", "--json"]);
+        rows.lines().map(|row| serde_json::from_str(row).unwrap()).collect()
     }
 
     /// The messages in the SQLite file: (msgid, topic, payload), in order. None while the sink has not made its tables yet.

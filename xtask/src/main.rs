@@ -1,4 +1,4 @@
-//! Development tasks: `cargo xtask test`, `crash`, `simulate`, `fuzz`, `services`.
+//! Development tasks: `cargo xtask test`, `crash`, `soak`, `simulate`, `fuzz`, `services`.
 
 use std::process::ExitCode;
 
@@ -36,6 +36,15 @@ enum Task {
         #[arg(long, default_value_t = 1000)]
         rounds: u32,
     },
+    /// Kills each database's server and Forebay at random moments under load, that many rounds.
+    Soak {
+        /// Rounds per server.
+        #[arg(long, default_value_t = 200)]
+        rounds: u32,
+        /// The longest outage, s.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
     /// Runs the engine on a simulated disk against a model: `--schedules N --seed S --jobs J`, `--fault F`, `--replay`, `--keep LIST`.
     Simulate {
         /// What the simulator is to do; `--help` lists it.
@@ -56,6 +65,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Test { only, rounds } => steps::test(&only, rounds),
         Task::Crash { rounds } => steps::crash(rounds).map(|()| true),
+        Task::Soak { rounds, seconds } => steps::soak(rounds, seconds).map(|()| true),
         Task::Simulate { arguments } => steps::simulate(&arguments).map(|()| true),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Services { action } => services::run(&action).map(|()| true),

@@ -66,7 +66,7 @@ fn chosen(names: &[String]) -> Result<Vec<Box<dyn Service>>> {
 pub struct ForTests(Vec<Box<dyn Service>>);
 
 /// Of these, tests that need one start their own: they kill its parts.
-const PRIVATE_ONLY: &[&str] = &["mosquitto", "redis-sentinel", "redis-cluster"];
+const PRIVATE_ONLY: &[&str] = &["mosquitto", "redis-sentinel"];
 
 impl ForTests {
     /// Starts what does not run, and ends what earlier runs left behind.

@@ -5,10 +5,13 @@
 //! decides how long tests take are optimised in `dev` (see the root `Cargo.toml`).
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+
+use forebay_services::packages;
 
 use crate::counts::Counter;
 use crate::provision;
@@ -98,10 +101,25 @@ pub fn crash(rounds: u32) -> Result<()> {
 fn interleavings() -> Result<()> {
     const CFG: &str = "--cfg forebay_interleavings";
     let flags = std::env::var("RUSTFLAGS").map_or_else(|_| CFG.to_owned(), |flags| format!("{flags} {CFG}"));
-    let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".to_owned());
+    let target = match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(dir) => PathBuf::from(dir),
+        None => packages::cache()?.join("target"),
+    };
     let mut command = shell::cargo()?;
     command.args(["test", "--package", "forebay-engine", "--lib", "--locked", "log::interleavings"]);
-    shell::run(command.env("RUSTFLAGS", flags).env("CARGO_TARGET_DIR", format!("{target}/interleavings")))
+    shell::run(command.env("RUSTFLAGS", flags).env("CARGO_TARGET_DIR", target.join("interleavings")))
+}
+
+/// Runs the outages of every database for longer: kills of either side and silence, at random moments.
+///
+/// # Errors
+/// Where it failed.
+pub fn soak(rounds: u32, seconds: u32) -> Result<()> {
+    let _servers = services::ForTests::start()?;
+    let mut command = shell::cargo()?;
+    command.args(["test", "--package", "forebay", "--test", "outages", "--locked", "--", "--nocapture"]);
+    command.env("FOREBAY_TEST_OUTAGE_ROUNDS", rounds.to_string());
+    shell::run(command.env("FOREBAY_TEST_OUTAGE_SECONDS", seconds.to_string()))
 }
 
 /// Runs the simulator, optimised: its speed decides how much it finds.

@@ -8,7 +8,7 @@
 //! A sink lives in *generations*. A generation begins with a connection and the position the database has, and ends when the sink
 //! stops or when the database turns out to be behind what it had confirmed (restored, deleted): then everything in memory is
 //! thrown away and the next generation begins at the database's position again. So it ends when the log has no room to wait for the
-//! sink ([`passed`]).
+//! sink (`passed`).
 
 pub mod backoff;
 mod generation;

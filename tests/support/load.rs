@@ -1,0 +1,107 @@
+//! Publishers that go on over every break, and moments to break things at.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::client::{Event, Session};
+
+const POLL: Duration = Duration::from_millis(20);
+
+/// What a publisher did.
+#[derive(Default)]
+pub struct Published {
+    pub sent: u64,
+    pub acknowledged: Vec<String>,
+}
+
+fn payload(publisher: u64, number: u64) -> String {
+    format!("p{publisher}-q{}-{number}", qos_of(number))
+}
+
+fn qos_of(number: u64) -> u8 {
+    if number.is_multiple_of(2) { 2 } else { 1 }
+}
+
+/// How messages are published.
+#[derive(Clone, Copy)]
+pub struct Load {
+    /// Topics are `TOPIC/NUMBER`.
+    pub topic: &'static str,
+    /// Messages of one publisher that wait for their acknowledgement.
+    pub in_flight: usize,
+    /// Between two looks at the connection.
+    pub pause: Duration,
+}
+
+impl Load {
+    /// Publishes QoS 2 and 1 in turn until `stop`, then waits until everything in flight is complete. Goes on over every break.
+    pub fn publisher(self, number: u64, server: SocketAddr, stop: Arc<AtomicBool>) -> JoinHandle<Published> {
+        std::thread::spawn(move || {
+            let mut session = Session::new(&format!("publisher-{number}"), false);
+            let mut done = Published::default();
+            let topic = format!("{}/{number}", self.topic);
+            while !(stop.load(Ordering::Relaxed) && session.in_flight() == 0) {
+                let Ok(mut connection) = session.connect(server) else {
+                    std::thread::sleep(POLL);
+                    continue;
+                };
+                loop {
+                    let stopping = stop.load(Ordering::Relaxed);
+                    let mut broken = false;
+                    while !stopping && !broken && connection.in_flight() < self.in_flight {
+                        let text = payload(number, done.sent);
+                        let tag = done.sent;
+                        done.sent += 1;
+                        broken = connection.publish(&topic, text.as_bytes(), qos_of(tag), tag).is_err();
+                    }
+                    std::thread::sleep(self.pause);
+                    // Acknowledgements that arrived before the connection broke count.
+                    match connection.poll(POLL) {
+                        Ok(events) => {
+                            for event in events {
+                                if let Event::Acknowledged(tag) = event {
+                                    done.acknowledged.push(payload(number, tag));
+                                }
+                            }
+                        }
+                        Err(_) => break,
+                    }
+                    if broken || stopping && connection.in_flight() == 0 {
+                        break;
+                    }
+                }
+            }
+            done
+        })
+    }
+}
+
+/// A moment to kill at. The seed is printed: it names the moments, though not what the machine did meanwhile.
+pub struct Moments(u64);
+
+impl Moments {
+    pub fn new() -> Moments {
+        let from_clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
+        let seed =
+            std::env::var("FOREBAY_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(from_clock);
+        println!("FOREBAY_TEST_SEED={seed}");
+        Moments(seed | 1)
+    }
+
+    /// A time within the range, ms.
+    pub fn within(&mut self, range: Range<u64>) -> Duration {
+        Duration::from_millis(range.start + self.below(range.end - range.start))
+    }
+
+    /// A number below `n`.
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+}
