@@ -88,9 +88,9 @@ pub(crate) fn residue(data: &[u8]) {
     assert!(walked.windows(2).all(|pair| pair[0].lsn < pair[1].lsn), "numbers do not rise");
     let by_number: BTreeMap<u64, &Record> = walked.iter().map(|record| (record.lsn.0, record)).collect();
     for record in indexed.into_iter().flatten() {
-        match by_number.get(&record.lsn.0) {
+        // With checksums put right, a frame may stand in the body of another one, and an index may name it.
+        match by_number.get(&record.lsn.0).filter(|_| flags & 1 == 0) {
             Some(same) => assert_eq!(**same, record, "the index gives another record of this number"),
-            // A frame may stand in the body of another one, and an index may name it.
             None => assert!(stopped.is_some() || flags & 1 != 0, "the index gives a record that is not there"),
         }
     }
