@@ -273,7 +273,9 @@ pub(crate) fn visit<V: Visit>(
         Database::Pgsql => Err(no_driver("build with the feature `pgsql`")),
         #[cfg(not(feature = "sqlite"))]
         Database::Sqlite => Err(no_driver("build with the feature `sqlite`")),
-        _ => Err(no_driver("its driver is not built yet; remove the rule, or name one of those that `forebay schema` knows")),
+        _ => Err(no_driver(
+            "its driver is not built yet; remove the rule, or name one of those that `forebay schema` knows",
+        )),
     }
 }
 
