@@ -10,7 +10,7 @@
 //!   killed test leaves behind is ended by the next [`sweep`].
 //!
 //! ```text
-//!  BASE = /var/tmp/forebay-services-UID      (a server may run as another user, who must get there)
+//!  BASE = FOREBAY_SERVICES_DIR, else /var/tmp/forebay-services-UID      (a server may run as another user, who must get there)
 //!   ├── shared/NAME/[MEMBER/]                pid, log, data; `address` once it answers
 //!   ├── private/OWNER-N-NAME/[MEMBER/]       the same; OWNER is the pid and start time of the test process
 //!   ├── templates/NAME/                      a data folder as its server's own set-up made it, copied for each start
@@ -100,13 +100,15 @@ pub fn all() -> Vec<Box<dyn Service>> {
     ]
 }
 
-/// The folder of all servers, made where it is missing.
+/// The folder of all servers, made where it is missing. Two runs of the tests at once each need their own: some tests empty a shared server.
 ///
 /// # Errors
 /// Where it can't be made.
 pub fn base() -> Result<PathBuf> {
-    let uid = rustix::process::getuid().as_raw();
-    let dir = PathBuf::from(format!("/var/tmp/forebay-services-{uid}"));
+    let dir = std::env::var_os("FOREBAY_SERVICES_DIR").map_or_else(
+        || PathBuf::from(format!("/var/tmp/forebay-services-{}", rustix::process::getuid().as_raw())),
+        PathBuf::from,
+    );
     make(&dir)?;
     Ok(dir)
 }
