@@ -24,15 +24,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context, Result, bail};
 
 pub mod certificates;
+pub mod influxdb;
+mod java;
 pub mod mariadb;
 pub mod mosquitto;
 pub mod mysql;
+pub mod opentsdb;
 pub mod packages;
 pub mod postgres;
 mod process;
 pub mod redis;
 mod template;
 pub mod toxiproxy;
+pub mod victoria;
 
 pub use process::{Process, free_port};
 
@@ -62,7 +66,7 @@ pub trait Service {
 pub struct Running {
     /// Where it is, as tests get it.
     pub address: String,
-    /// Its processes, in the order they were started.
+    /// Its processes; one that others need comes after them.
     pub members: Vec<Process>,
 }
 
@@ -96,6 +100,10 @@ pub fn all() -> Vec<Box<dyn Service>> {
         Box::new(mariadb::MariaDb),
         Box::new(mysql::MySql),
         Box::new(postgres::Postgres),
+        Box::new(influxdb::InfluxDb { tls: false }),
+        Box::new(influxdb::InfluxDb { tls: true }),
+        Box::new(opentsdb::OpenTsdb),
+        Box::new(victoria::Victoria),
         Box::new(toxiproxy::Toxiproxy),
     ]
 }

@@ -30,6 +30,7 @@ pub struct Process {
     signal: Signal,
     command: Box<dyn Fn() -> Command + Send + Sync>,
     ready: Check,
+    patience: Duration,
     child: Option<Child>,
 }
 
@@ -57,8 +58,13 @@ pub(crate) struct Spec {
 
 impl Process {
     pub(crate) fn start(spec: Spec) -> Result<Process> {
+        Process::start_within(spec, READY_WITHIN)
+    }
+
+    /// As [`Process::start`], for one that takes longer; so may each restart.
+    pub(crate) fn start_within(spec: Spec, patience: Duration) -> Result<Process> {
         let Spec { name, dir, port, signal, command, ready } = spec;
-        let mut process = Process { name, dir, port, signal, command, ready, child: None };
+        let mut process = Process { name, dir, port, signal, command, ready, patience, child: None };
         process.restart()?;
         Ok(process)
     }
@@ -89,11 +95,12 @@ impl Process {
                 self.child = None;
                 bail!("{} ended with {:?}; the end of {}:\n{}", self.name, status, log.display(), tail(&log));
             }
-            if start.elapsed() > READY_WITHIN {
+            if start.elapsed() > self.patience {
                 self.kill();
                 bail!(
-                    "{} did not answer within {READY_WITHIN:?}; the end of {}:\n{}",
+                    "{} did not answer within {:?}; the end of {}:\n{}",
                     self.name,
+                    self.patience,
                     log.display(),
                     tail(&log)
                 );
@@ -254,6 +261,13 @@ pub(crate) fn accepts(port: u16) -> bool {
 /// True when the command ends with 0; its output is dropped.
 pub(crate) fn succeeds(command: &mut Command) -> bool {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+}
+
+/// True when an HTTP address answers with success. A proxy of the environment is not asked.
+pub(crate) fn answers(url: &str) -> bool {
+    let agent =
+        ureq::Agent::config_builder().proxy(None).timeout_global(Some(Duration::from_secs(5))).build().new_agent();
+    agent.get(url).call().is_ok()
 }
 
 /// Runs a command to its end.

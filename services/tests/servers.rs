@@ -1,11 +1,16 @@
 //! The servers start, keep what they were given over a kill and a restart, and are gone when their test is.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::net::UdpSocket;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
+use forebay_services::influxdb::{self, InfluxDb};
+use forebay_services::opentsdb::OpenTsdb;
 use forebay_services::postgres::Postgres;
 use forebay_services::redis::{PASSWORD, Redis};
 use forebay_services::toxiproxy::Link;
+use forebay_services::victoria::Victoria;
 use forebay_services::{address, private};
 
 fn redis(port: u16, words: &[&str]) -> String {
@@ -49,6 +54,88 @@ fn postgres_lets_each_user_in_as_it_should() {
     assert_eq!(login(&format!("user=tlsonly password=pw {authority}")), "tlsonly");
     assert_eq!(login(&format!("user=forebay_cert {authority} {client}")), "forebay_cert");
     assert_eq!(login(&format!("user=forebay_cert {authority}")), "");
+}
+
+/// Status (0 where there is no answer) and body.
+fn http(words: &[&str]) -> (u16, String) {
+    let mut command = Command::new("curl");
+    command.args(["--silent", "--noproxy", "*", "--max-time", "30", "--write-out", "\n%{http_code}"]).args(words);
+    let answer = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    let (body, status) = answer.rsplit_once('\n').unwrap();
+    (status.parse().unwrap(), body.to_owned())
+}
+
+fn until(what: &str, check: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !check() {
+        assert!(start.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn influxdb_asks_for_a_login_and_keeps_what_it_answered() {
+    let mut server = private(&InfluxDb { tls: false }).unwrap();
+    let (url, udp) = server.address.split_once("/?udp=").unwrap();
+    let (url, udp) = (url.to_owned(), udp.to_owned());
+    let bare = url.replace("admin:pw@", "");
+    let user = format!("{}:{}", influxdb::USER, influxdb::PASSWORD);
+    let write = format!("{bare}/write?db={}", influxdb::DATABASE);
+    assert_eq!(http(&[&write, "--data-binary", "m v=1 1"]).0, 401);
+    assert_eq!(http(&[&write, "--user", "forebay:no", "--data-binary", "m v=1 1"]).0, 401);
+    assert_eq!(http(&[&write, "--user", &user, "--data-binary", "m v=1 1"]).0, 204);
+    server.process().kill();
+    assert_eq!(http(&[&write, "--user", &user, "--data-binary", "m v=1 1"]).0, 0);
+    server.process().restart().unwrap();
+    let query = |database: &str| {
+        let query = format!("{url}/query?db={database}");
+        http(&["--get", &query, "--data-urlencode", "q=select count(v) from m"]).1
+    };
+    assert!(query(influxdb::DATABASE).contains("[\"1970-01-01T00:00:00Z\",1]"), "{}", query(influxdb::DATABASE));
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.send_to(b"m v=1 1000", format!("127.0.0.1:{udp}")).unwrap();
+    until("a point sent by UDP", || query(influxdb::UDP_DATABASE).contains(",1]"));
+}
+
+#[test]
+fn influxdb_over_tls_shows_the_tests_certificate() {
+    let server = private(&InfluxDb { tls: true }).unwrap();
+    let authority = forebay_services::certificates::certificates().unwrap().authority;
+    let ping = format!("{}/ping", server.address.split_once("/?").unwrap().0);
+    assert_eq!(http(&[&ping, "--cacert", &authority.display().to_string()]).0, 204);
+    assert_eq!(http(&[&ping]).0, 0);
+}
+
+#[test]
+fn victoria_takes_lines_of_the_second_api_and_puts() {
+    let server = private(&Victoria).unwrap();
+    let (url, opentsdb) = server.address.split_once("/?opentsdb=").unwrap();
+    assert_eq!(http(&[&format!("{url}/api/v2/write?org=o&bucket=b"), "--data-binary", "m,t=a v=1 1"]).0, 204);
+    let put = format!("http://127.0.0.1:{opentsdb}/api/put");
+    let point = r#"{"metric":"put","timestamp":1,"value":2,"tags":{"t":"a"}}"#;
+    assert_eq!(http(&[&put, "--data-binary", point]).0, 204);
+    http(&[&format!("{url}/internal/force_flush")]);
+    let all = http(&["--get", &format!("{url}/api/v1/export"), "--data-urlencode", "match[]={__name__!=\"\"}"]).1;
+    assert!(all.contains("\"m_v\"") && all.contains("\"put\""), "{all}");
+}
+
+#[test]
+fn opentsdb_keeps_a_put_that_was_synced_though_its_store_is_killed() {
+    let mut server = private(&OpenTsdb).unwrap();
+    let url = server.address.clone();
+    let put = |value: u32| {
+        let point = format!(r#"{{"metric":"m","timestamp":1600000000,"value":{value},"tags":{{"t":"a"}}}}"#);
+        http(&[&format!("{url}/api/put?details&sync"), "--data-binary", &point])
+    };
+    let (status, answer) = put(7);
+    assert_eq!(status, 200, "{answer}");
+    assert!(answer.contains("\"success\":1"), "{answer}");
+    server.members[1].kill();
+    server.members[1].restart().unwrap();
+    until("the point", || {
+        let (_, found) = http(&[&format!("{url}/api/query?start=1599999999&end=1600000001&m=sum:m")]);
+        found.contains("\"1600000000\":7")
+    });
 }
 
 #[test]
