@@ -4,9 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use forebay_engine::Lsn;
 use forebay_engine::clock::SteppedClock;
 use forebay_engine::disk::{Disk, ForgettingDisk};
-use forebay_engine::log::{Log, LogOptions, NewRecord, OnDamage, OpenError};
+use forebay_engine::log::{Durability, Log, LogOptions, NewRecord, OnDamage, OpenError};
 
 fn options() -> LogOptions {
     LogOptions { segment_bytes: 64 << 10, prepare_ahead: false, log_id: Some([9; 16]), ..LogOptions::new("/log") }
@@ -98,15 +99,39 @@ fn numbers_and_times_near_the_largest_are_damage_and_not_an_overflow() {
 fn a_log_whose_numbers_are_used_up_says_so() {
     let disk = log();
     let log = open(&disk, options()).unwrap();
-    let problem = log.advance_to(forebay_engine::Lsn(u64::MAX)).unwrap_err();
+    let problem = log.advance_to(Lsn(u64::MAX)).unwrap_err();
     assert!(problem.to_string().contains("used up"), "{problem}");
-    log.advance_to(forebay_engine::Lsn(1 << 62)).unwrap();
+    log.advance_to(Lsn(1 << 62)).unwrap();
     let problem = log.append_durable(vec![NewRecord { kind: 1, body: b"no".to_vec() }]).unwrap_err();
     assert!(problem.to_string().contains("used up"), "{problem}");
     log.close();
     let log = open(&disk, options()).unwrap();
     assert_eq!(log.end().0, 1 << 62);
-    assert_eq!(log.read(forebay_engine::Lsn(6)).unwrap().unwrap().body, "two");
+    assert_eq!(log.read(Lsn(6)).unwrap().unwrap().body, "two");
+}
+
+#[test]
+fn a_log_in_a_weaker_level_opens_when_its_numbers_are_used_up() {
+    let options = || LogOptions { durability: Durability::Buffered, ..options() };
+    for left in 0..4 {
+        let disk = ForgettingDisk::new();
+        let log = open(&disk, options()).unwrap();
+        log.advance_to(Lsn((1 << 62) - left)).unwrap();
+        let last = NewRecord { kind: 1, body: b"last".to_vec() };
+        let appended = log.append_durable(vec![last]);
+        drop(log);
+        disk.crash(left);
+        // Opening would jump over the numbers that a crash may have taken, and mark the log with another: there are none left.
+        for _ in 0..3 {
+            let log = open(&disk, options()).unwrap();
+            if let Ok(appended) = &appended {
+                assert_eq!(log.read(appended.last).unwrap().unwrap().body, "last");
+            }
+            assert_eq!(log.end().0, 1 << 62);
+            let problem = log.append_durable(vec![NewRecord { kind: 1, body: b"no".to_vec() }]).unwrap_err();
+            assert!(problem.to_string().contains("used up"), "{problem}");
+        }
+    }
 }
 
 #[test]

@@ -25,7 +25,7 @@ use crate::state::store::{Batch, StateStore};
 /// The index is made durable at the latest after this long while it is written.
 const FLUSH_EVERY: Duration = Duration::from_secs(5);
 /// And at the latest when the log grew by so many bytes, or by half a segment where that is less.
-const LAG_BYTES: u64 = 32 << 20;
+const LAG_BYTES: u64 = 16 << 20;
 
 /// How far the durable index may lag behind the applied log, bytes. It bounds what a start after a crash has to replay: this, a quarter
 /// of it for the batch under way, and what the applier had not come to.

@@ -287,6 +287,11 @@ impl Core {
         Ok((appended, None))
     }
 
+    /// Whether a record can still be given a time.
+    pub fn has_times(&self) -> bool {
+        self.queue.lock().last_time_us < NUMBER_MAX
+    }
+
     /// Queues a gap: the number after it is `to`, and `why` its body's ninth byte. `None` when the log is already there.
     pub fn gap(&self, to: Lsn, why: Option<u8>) -> Result<Option<Appended>, AppendError> {
         let now = self.clock.now_us();

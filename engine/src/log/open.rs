@@ -10,6 +10,7 @@ use crate::sync::{Condvar, Mutex, RwLock};
 use super::core::{Core, Queue};
 use super::error::OpenError;
 use super::follower::Follower;
+use super::frame::NUMBER_MAX;
 use super::options::LogOptions;
 use super::recovery::{Recovered, RecoveryReport, TailState, recover};
 use super::residue::Residue;
@@ -189,12 +190,14 @@ fn start_threads(log: &Log) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Writes the gap that recovery asks for, and in the weaker levels a synced record that marks the log as written in one.
+/// Writes the gap that recovery asks for, and in the weaker levels a synced record that marks the log as written in one. A log whose
+/// numbers or times are used up needs neither: nothing is appended to it any more, so that no number can be given twice.
 fn mark(log: &Log, jump: Option<Lsn>, report: &mut RecoveryReport) -> Result<(), OpenError> {
     let weak = log.core().options.durability.is_weak();
     let from = log.end();
     let to = jump.filter(|to| *to > from).or_else(|| weak.then(|| from.next()));
-    let Some(to) = to else { return Ok(()) };
+    let to = to.map(|to| to.min(Lsn(NUMBER_MAX))).filter(|to| *to > from);
+    let Some(to) = to.filter(|_| log.core().has_times()) else { return Ok(()) };
     let stopped = |reason: Arc<str>| OpenError::Io {
         what: "writing a gap record to",
         file: log.core().options.dir.clone(),
