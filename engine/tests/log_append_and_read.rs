@@ -263,3 +263,21 @@ fn settings_out_of_range_are_refused_by_name() {
     let small = LogOptions { segment_bytes: 1000, ..options(dir.path()) };
     assert!(matches!(Log::open(small), Err(OpenError::Setting { setting: "segment_bytes", .. })));
 }
+
+#[test]
+fn a_log_is_open_once_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = Log::open(options(dir.path())).unwrap();
+    let clone = log.clone();
+    let problem = Log::open(options(dir.path())).unwrap_err();
+    assert!(matches!(&problem, OpenError::Locked(folder) if *folder == dir.path().join("log")), "{problem}");
+    drop(log);
+    assert!(Log::open(options(dir.path())).is_err());
+    // Reading goes on after closing, and holds nothing.
+    clone.append_durable(vec![NewRecord { kind: 1, body: b"one".to_vec() }]).unwrap();
+    clone.close();
+    let (log, _) = Log::open(options(dir.path())).unwrap();
+    assert_eq!(log.read(Lsn::FIRST).unwrap(), clone.read(Lsn::FIRST).unwrap());
+    drop(log);
+    Log::open(options(dir.path())).unwrap();
+}

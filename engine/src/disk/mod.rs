@@ -18,6 +18,8 @@ use std::any::Any;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 pub use checked::{CheckedDisk, Latch};
 pub use forgetting::{Fault, FaultKind, ForgettingDisk, Operation};
@@ -81,6 +83,26 @@ pub trait DiskFile: fmt::Debug + Send + Sync + 'static {
     fn write_all_at(&self, buf: &[u8], at: u64) -> io::Result<()>;
     /// Makes the bytes and the length durable. After an error nothing is known about the bytes written before it.
     fn sync_data(&self) -> io::Result<()>;
+}
+
+/// How long a held lock is waited for, and how often it is looked at.
+pub(crate) const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_STEP: Duration = Duration::from_millis(10);
+
+/// One process per folder: locks the file `LOCK` in it. The lock goes with the process, also when it is killed.
+///
+/// # Errors
+/// `WouldBlock` where somebody else has it all that time.
+pub(crate) fn lock_folder(disk: &dyn Disk, dir: &Path, patience: Duration) -> io::Result<FolderLock> {
+    // A child process that is being started somewhere in this program has a copy of every
+    // descriptor until it runs its own program: a lock just given back may look held for a moment.
+    let end = Instant::now() + patience;
+    loop {
+        match disk.lock(&dir.join("LOCK")) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < end => thread::sleep(LOCK_STEP),
+            answer => return answer,
+        }
+    }
 }
 
 /// True where an operation failed because the file system, or the user's part of it, has no room left.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
@@ -21,7 +21,7 @@ use super::space;
 use super::trimmer::Trimmer;
 use super::{Engine, EngineOptions, Inner};
 use crate::delivery::{self, Hub, Work};
-use crate::disk::{Disk, FolderLock, RealDisk};
+use crate::disk::{self, Disk, FolderLock, LOCK_PATIENCE, RealDisk};
 use crate::event::codec::CodecError;
 use crate::ids::Lsn;
 use crate::log::watermark::Watermark;
@@ -103,28 +103,8 @@ pub struct OpenReport {
     pub ahead: Option<(Lsn, Lsn)>,
 }
 
-/// How long a held lock is waited for, and how often it is looked at.
-const LOCK_PATIENCE: Duration = Duration::from_secs(1);
-const LOCK_STEP: Duration = Duration::from_millis(10);
 /// State may always lag so many bytes behind: below it, appends would wait for it at every group.
 const APPLY_LAG_MIN: u64 = 1 << 20;
-
-/// One process per data folder. The lock goes with the process, also when it is killed.
-fn lock(disk: &dyn Disk, dir: &Path, patience: Duration) -> Result<FolderLock, OpenError> {
-    // A child process that is being started somewhere in this program has a copy of every
-    // descriptor until it runs its own program: a lock just given back may look held for a moment.
-    let end = Instant::now() + patience;
-    loop {
-        match disk.lock(&dir.join("LOCK")) {
-            Ok(lock) => return Ok(lock),
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                return Err(OpenError::Io { what: "locking", path: dir.to_owned(), source: error });
-            }
-            Err(_) if Instant::now() < end => thread::sleep(LOCK_STEP),
-            Err(_) => return Err(OpenError::Locked(dir.to_owned())),
-        }
-    }
-}
 
 /// Opens the folder and starts the threads.
 pub(super) fn open(options: EngineOptions) -> Result<(Engine, OpenReport), OpenError> {
@@ -187,7 +167,10 @@ fn make_folders(disk: &dyn Disk, dir: &Path, patience: Duration) -> Result<Folde
             synced => synced.map_err(io("syncing the folder", parent))?,
         }
     }
-    let lock = lock(disk, dir, patience)?;
+    let lock = disk::lock_folder(disk, dir, patience).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => OpenError::Locked(dir.to_owned()),
+        _ => OpenError::Io { what: "locking", path: dir.to_owned(), source: error },
+    })?;
     let state = state_dir(dir);
     disk.create_dir(&state).map_err(io("making the folder", &state))?;
     // A checkpoint in a folder whose name is lost is lost with it, and the log may have been trimmed for it.

@@ -100,6 +100,9 @@ pub enum DurableError {
 /// Why a log did not open. Nothing was changed on the disk, unless `Io` says so.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    /// Somebody else has the log open.
+    #[error("{0}: in use by another process, or opened twice by this one; one at a time may have a log open")]
+    Locked(PathBuf),
     /// A setting is out of range.
     #[error("log setting {setting}: {what}")]
     Setting {

@@ -91,6 +91,7 @@ use crate::sync::Mutex;
 use bytes::Bytes;
 
 use self::core::Core;
+use crate::disk::FolderLock;
 use crate::ids::Lsn;
 
 pub(crate) use frame::{u32_at, u64_at};
@@ -212,6 +213,8 @@ pub struct Log {
 struct Handle {
     core: Arc<Core>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// The folder's, where the log has one of its own.
+    lock: Mutex<Option<FolderLock>>,
 }
 
 impl Handle {
@@ -223,6 +226,7 @@ impl Handle {
                 tracing::error!("a thread of the log panicked");
             }
         }
+        drop(self.lock.lock().take());
     }
 }
 

@@ -22,20 +22,30 @@ use super::watermark::Watermark;
 use super::writer::Writer;
 use super::{Handle, Log};
 use crate::clock::{Clock, SystemClock};
-use crate::disk::{CheckedDisk, Disk, RealDisk};
+use crate::disk::{self, CheckedDisk, Disk, RealDisk};
 use crate::ids::Lsn;
 use crate::metrics::{self, LogMetrics};
 
 impl Log {
-    /// Opens the log in a folder of the file system, or creates it. The folder must not be in use by another process: the caller holds its lock.
+    /// Opens the log in a folder of the file system, or creates it. One at a time may have it open: the file `LOCK` in the folder is
+    /// locked until [`close`](Log::close), or until the last clone is dropped.
     ///
     /// # Errors
     /// See [`OpenError`].
     pub fn open(options: LogOptions) -> Result<(Log, RecoveryReport), OpenError> {
-        Log::open_on(Arc::new(RealDisk), Arc::new(SystemClock), options)
+        options.validate()?;
+        let dir = options.dir.clone();
+        RealDisk.create_dir(&dir).map_err(OpenError::io("creating", &dir))?;
+        let lock = disk::lock_folder(&RealDisk, &dir, disk::LOCK_PATIENCE).map_err(|error| match error.kind() {
+            std::io::ErrorKind::WouldBlock => OpenError::Locked(dir.clone()),
+            _ => OpenError::io("locking", &dir)(error),
+        })?;
+        let (log, report) = Log::open_on(Arc::new(RealDisk), Arc::new(SystemClock), options)?;
+        *log.handle.lock.lock() = Some(lock);
+        Ok((log, report))
     }
 
-    /// As [`open`](Log::open), on a disk and with a clock of the caller's.
+    /// As [`open`](Log::open), on a disk and with a clock of the caller's, who sees to it that nobody else has the log open.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -63,7 +73,8 @@ impl Log {
         let recovered = recover(&disk, &options, &mut report)?;
         let jump = recovered.jump;
         let core = Arc::new(assemble(disk, clock, options, recovered)?);
-        let log = Log { handle: Arc::new(Handle { core: core.clone(), threads: Mutex::default() }) };
+        let log =
+            Log { handle: Arc::new(Handle { core: core.clone(), threads: Mutex::default(), lock: Mutex::default() }) };
         mark(&log, jump, &mut report)?;
         report.log_id = hex(&core.log_id);
         report.segments = core.segments.read().len();
