@@ -21,6 +21,7 @@ use forebay_engine::{Engine, Lsn};
 const SIZE: &str = "40m";
 const BALLAST: usize = 8 << 20;
 const PUBLISHERS: u64 = 4;
+const SEGMENT: u64 = 4 << 20;
 
 /// A small tmpfs, unmounted when dropped.
 struct Tmpfs(tempfile::TempDir);
@@ -53,8 +54,12 @@ impl Drop for Tmpfs {
 }
 
 fn open_on(tmpfs: &Tmpfs, when_full: WhenFull) -> Engine {
+    open_with(tmpfs, when_full, 1 << 20)
+}
+
+fn open_with(tmpfs: &Tmpfs, when_full: WhenFull, segment_bytes: u64) -> Engine {
     let mut options = options(tmpfs.path());
-    options.log.segment_bytes = 1 << 20;
+    options.log.segment_bytes = segment_bytes;
     options.when_full = when_full;
     let engine = Engine::open(options).expect("it opens").0;
     engine.hold_for_sinks(&["s".to_owned()]);
@@ -199,8 +204,10 @@ fn with_drop_oldest_publishing_never_ends_and_stored_and_dropped_make_up_what_wa
 fn an_index_that_found_no_room_is_written_again_by_itself_when_there_is_some() {
     let tmpfs = Tmpfs::mount();
     let ballast = tmpfs.path().join("ballast");
-    std::fs::write(&ballast, vec![1; BALLAST]).unwrap();
-    let engine = open_on(&tmpfs, WhenFull::Block);
+    // Room for the segments that the log makes first, and for the index.
+    std::fs::write(&ballast, vec![1; 5 * SEGMENT as usize]).unwrap();
+    // The reserve is a segment: it takes more than what is free inside the index's file.
+    let engine = open_with(&tmpfs, WhenFull::Block, SEGMENT);
     let load = Load::start(&engine);
     until("the disk to be full", || engine.log().no_space().is_some());
     load.end();
@@ -212,10 +219,10 @@ fn an_index_that_found_no_room_is_written_again_by_itself_when_there_is_some() {
             chunk /= 2;
         }
     }
-    let name = |n: usize| format!("{n:>0200}");
-    for n in 0..2_000 {
+    let names = (0..SEGMENT / 2_000).map(|n| format!("{n:>01000}"));
+    for sink in names.take_while(|_| !engine.state_index_is_off()) {
         let next = engine.durable_end();
-        apply(&engine, &[Event::SinkPosition(SinkPosition { sink: name(n).into(), next })]);
+        apply(&engine, &[Event::SinkPosition(SinkPosition { sink: sink.into(), next })]);
     }
     until("the index to be given up", || engine.state_index_is_off());
     std::fs::remove_file(&ballast).unwrap();
@@ -225,7 +232,7 @@ fn an_index_that_found_no_room_is_written_again_by_itself_when_there_is_some() {
     engine.close();
     drop(engine);
     let mut options = options(tmpfs.path());
-    options.log.segment_bytes = 1 << 20;
+    options.log.segment_bytes = SEGMENT;
     let (engine, report) = Engine::open(options).unwrap();
     assert_eq!((report.state, report.replayed), (StateSource::Index, 0));
     assert!(rows == engine.state_rows(), "another state came back");
