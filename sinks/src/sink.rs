@@ -226,6 +226,15 @@ pub trait Sink: Send + Sync + Sized + 'static {
     /// Where the record itself can't be stored; it goes to the dead letters.
     fn encode(&self, record: &SinkRecord, rule: &Rule, out: &mut Vec<Self::Op>) -> Result<(), EncodeError>;
 
+    /// Records before the first one that are to be shown again when reading begins somewhere: they are [encoded](Sink::encode),
+    /// and what comes of them is thrown away. 0 where what a record becomes depends on nothing but itself.
+    fn look_back(&self) -> u64 {
+        0
+    }
+
+    /// Reading begins, at the start or at another place than before: what was remembered of other records is void.
+    fn begins(&self) {}
+
     /// What is to be remembered of a row that was imported from this database and now has a record, so that it is not imported
     /// again and its acknowledgement finds it. `None` for databases without lookups.
     fn imported(&self, _record: &SinkRecord) -> Option<Self::Op> {

@@ -15,14 +15,14 @@ use forebay_sinks::sink::Sink;
 use forebay_sinks::sql::ServerConfig;
 use sql::{Scratch, Server, guide};
 
-struct Base<S> {
+struct Base<S: Sink> {
     scratch: Scratch,
     guides: bool,
     sink: Faulty<S>,
 }
 
 /// With tables by the guide's own DDL, or such as Forebay makes them.
-async fn base<S>(server: Server, connections: usize, guides: bool, make: fn(ServerConfig) -> S) -> Base<S> {
+async fn base<S: Sink>(server: Server, connections: usize, guides: bool, make: fn(ServerConfig) -> S) -> Base<S> {
     let scratch = Scratch::new(server).await;
     if guides {
         scratch.script(guide(server)).await;
@@ -75,7 +75,7 @@ impl<S: Sink + Clone> Subject for Base<S> {
     }
 }
 
-impl<S> Base<S> {
+impl<S: Sink> Base<S> {
     /// Payloads as text, whether the column holds text or bytes.
     fn messages(&self, rest: &str) -> String {
         let text = match (self.scratch.server, self.guides) {

@@ -12,15 +12,28 @@ use crate::sink::{AtWorst, Batch, BatchLimits, EncodeError, Finding, Kept, Sink,
 
 /// Another sink with a link that can be broken. Clones share the fault.
 #[derive(Clone, Debug)]
-pub struct Faulty<S> {
+pub struct Faulty<S: Sink> {
     inner: S,
     fault: Arc<Mutex<(Fault, u32)>>,
+    spoil: Option<fn(&SinkRecord, &mut S::Op)>,
 }
 
-impl<S> Faulty<S> {
+impl<S: Sink> Faulty<S> {
     /// Wraps a sink.
     pub fn new(inner: S) -> Self {
-        Faulty { inner, fault: Arc::new(Mutex::new((Fault::None, 0))) }
+        Faulty { inner, fault: Arc::new(Mutex::new((Fault::None, 0))), spoil: None }
+    }
+
+    /// Changes operations before they are sent: for databases that refuse nothing which a rule can say.
+    #[must_use]
+    pub fn spoiling(self, spoil: fn(&SinkRecord, &mut S::Op)) -> Self {
+        Faulty { spoil: Some(spoil), ..self }
+    }
+
+    /// The same link to a new sink: what a process that starts again has.
+    #[must_use]
+    pub fn anew(&self, inner: S) -> Self {
+        Faulty { inner, fault: self.fault.clone(), spoil: self.spoil }
     }
 
     /// Breaks or mends the link.
@@ -62,7 +75,18 @@ impl<S: Sink> Sink for Faulty<S> {
         self.inner.atomic()
     }
     fn encode(&self, record: &SinkRecord, rule: &Rule, out: &mut Vec<S::Op>) -> Result<(), EncodeError> {
-        self.inner.encode(record, rule, out)
+        let before = out.len();
+        self.inner.encode(record, rule, out)?;
+        if let Some(spoil) = self.spoil {
+            out.iter_mut().skip(before).for_each(|op| spoil(record, op));
+        }
+        Ok(())
+    }
+    fn look_back(&self) -> u64 {
+        self.inner.look_back()
+    }
+    fn begins(&self) {
+        self.inner.begins();
     }
     fn imported(&self, record: &SinkRecord) -> Option<S::Op> {
         self.inner.imported(record)

@@ -49,11 +49,45 @@ impl<S: Sink> Reader<S> {
     /// Reads until the sink stops. When it returns, the workers' queues are closed.
     pub(crate) async fn run(mut self) {
         let (mut stop, mut ending) = (self.shared.stop.clone(), self.generation.ending.subscribe());
+        let work = async {
+            self.look_back().await;
+            self.read().await;
+        };
         tokio::select! {
-            () = self.read() => {}
+            () = work => {}
             _ = ending.wait_for(|ending| *ending) => {}
             _ = stop.wait_for(|s| *s != Stop::No) => {}
         }
+    }
+
+    /// Shows the sink what came before its position, where it has to know that. What is trimmed can't be shown.
+    async fn look_back(&mut self) {
+        let shared = self.shared.clone();
+        shared.sink.begins();
+        let back = shared.sink.look_back();
+        if back == 0 {
+            return;
+        }
+        let to = self.position;
+        let from = Lsn(to.0.saturating_sub(back)).max(shared.source.first());
+        self.position = from;
+        while self.position < to {
+            let page = match self.page().await {
+                Ok(page) if !page.is_empty() => page,
+                Ok(_) => break,
+                Err(error) => {
+                    let (sink, at) = (&self.shared.name, from.0);
+                    tracing::warn!(sink, at, %error, "records before the sink's position can't be read: points of one time may replace each other");
+                    break;
+                }
+            };
+            for record in page.into_iter().take_while(|record| record.lsn < to) {
+                self.position = record.lsn.next();
+                show(&shared, record);
+            }
+        }
+        // Pages go beyond the place where reading begins.
+        (self.position, self.records) = (to, None);
     }
 
     async fn read(&mut self) {
@@ -208,6 +242,21 @@ impl<S: Sink> Reader<S> {
             kind: record.kind,
             body: record.body.clone(),
         })
+    }
+}
+
+/// Lets the sink see a record that it has stored already.
+fn show<S: Sink>(shared: &Shared<S>, record: Record) {
+    let event = match Event::decode(record.kind, record.body) {
+        Ok(event) if record.kind < LOG_KINDS => event,
+        _ => return,
+    };
+    let about = sink_record(&*shared.source, record.lsn, record.time_us, event);
+    let mut dropped = Vec::new();
+    for (_, rule) in shared.plan.matching(&about.event) {
+        // What has no operations had none before.
+        let _ = shared.sink.encode(&about, rule, &mut dropped);
+        dropped.clear();
     }
 }
 
