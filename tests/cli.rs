@@ -68,6 +68,59 @@ fn check_connect_says_of_each_database_whether_it_can_be_written_to_and_changes_
 }
 
 #[test]
+fn templates_are_checked_as_rules_are_and_explain_shows_their_points() {
+    let dir = tempfile::tempdir().unwrap();
+    let rules = "backend.influxdb.pool1.http.database = mydb\n\
+         backend.influxdb.hook.message.publish.1 = {\"topic\": \"s/#\", \"action\": {\"function\": \"on_message_publish\"}, \"pool\": \"pool1\"}\n\
+         backend.opentsdb.pool1.server = 127.0.0.1:4242\n\
+         backend.opentsdb.hook.message.publish.1 = {\"topic\": \"s/#\", \"action\": {\"function\": \"on_message_publish\"}, \"pool\": \"pool1\"}\n";
+    std::fs::write(dir.path().join("rules.conf"), rules).unwrap();
+    let templates = dir.path().join("forebay-data/templates");
+    std::fs::create_dir_all(&templates).unwrap();
+    let check = || run(&["check", "--backends", "rules.conf"], dir.path());
+    let missing = check();
+    assert_eq!(code(&missing), 2);
+    assert!(stderr(&missing).contains("emqx_backend_influxdb.tmpl") && stderr(&missing).contains("TEMPLATES.md"));
+    std::fs::write(
+        templates.join("emqx_backend_opentsdb.tmpl"),
+        r##"{"s/#": {"measurement": "s", "tags": {"c": "$clientid"}, "value": ["$payload", "v", "$0"]}}"##,
+    )
+    .unwrap();
+    std::fs::write(
+        templates.join("emqx_backend_influxdb.tmpl"),
+        r##"{"s/#": {"measurement": "s", "fields": {"v": "$playload"}}}"##,
+    )
+    .unwrap();
+    let faulty = check();
+    assert!(stderr(&faulty).contains("did you mean `$payload`?"), "{}", stderr(&faulty));
+    std::fs::write(
+        templates.join("emqx_backend_influxdb.tmpl"),
+        r##"{"s/#": {"measurement": "s t", "fields": {"v": ["$payload", "v", "$2"]}}}"##,
+    )
+    .unwrap();
+    let good = check();
+    assert_eq!(code(&good), 0, "{}", stderr(&good));
+    std::fs::write(dir.path().join("payload"), r#"{"v": [1.5, 2]}"#).unwrap();
+    let args = [
+        "explain",
+        "--topic",
+        "s/1",
+        "--payload",
+        "payload",
+        "--qos",
+        "1",
+        "--client",
+        "me",
+        "--backends",
+        "rules.conf",
+    ];
+    let shown = run(&args, dir.path());
+    let text = String::from_utf8(shown.stdout.clone()).unwrap();
+    assert!(text.contains("s\\ t v=2 ") && text.contains(r#""value":1.5"#) && text.contains(r#"{"c":"me"}"#), "{text}");
+    assert_eq!(text.matches(r#""metric":"s""#).count(), 2, "{text}");
+}
+
+#[test]
 fn explain_shows_which_rules_fire_what_they_execute_and_how_often() {
     let dir = tempfile::tempdir().unwrap();
     let rules = r##"

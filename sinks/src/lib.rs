@@ -12,9 +12,13 @@ pub mod dead_letter;
 pub mod explain;
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(feature = "http")]
+pub mod http;
+#[cfg(feature = "influxdb")]
+pub mod influxdb;
 pub mod inspect;
 #[cfg_attr(
-    not(any(feature = "redis", feature = "sqlite", feature = "mysql", feature = "pgsql")),
+    not(any(feature = "redis", feature = "sqlite", feature = "mysql", feature = "pgsql", feature = "http")),
     allow(dead_code, reason = "the databases' lookups use it")
 )]
 pub mod lookup;
@@ -22,6 +26,8 @@ pub mod memory;
 pub mod metrics;
 #[cfg(feature = "mysql")]
 pub mod mysql;
+#[cfg(feature = "opentsdb")]
+pub mod opentsdb;
 pub mod orders;
 #[cfg(feature = "pgsql")]
 pub mod pgsql;
@@ -36,6 +42,7 @@ pub mod source;
 pub mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+pub mod template;
 
 /// The databases this build can write to.
 pub const AVAILABLE: &[rule::Database] = &[
@@ -47,6 +54,10 @@ pub const AVAILABLE: &[rule::Database] = &[
     rule::Database::Mysql,
     #[cfg(feature = "pgsql")]
     rule::Database::Pgsql,
+    #[cfg(feature = "influxdb")]
+    rule::Database::Influxdb,
+    #[cfg(feature = "opentsdb")]
+    rule::Database::Opentsdb,
 ];
 
 pub use lookup::Lookups;

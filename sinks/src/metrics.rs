@@ -25,3 +25,7 @@ pub const IMPORTED_ROWS: &str = "forebay_sink_imported_rows";
 /// Counter: orders received on a database's channel, label `what` = subscribe, unsubscribe, offline (the client is not connected
 /// here), invalid.
 pub const ORDERS: &str = "forebay_sink_orders";
+/// Counter: points stored at another time than their record's, because a point of their series had it (`same_time = bump`).
+pub const MOVED_POINTS: &str = "forebay_sink_moved_points";
+/// Counter: messages of a rule for whose topic the pool has no template: nothing is stored of them. Counted again after a restart.
+pub const WITHOUT_TEMPLATE: &str = "forebay_sink_without_template";

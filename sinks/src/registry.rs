@@ -1,7 +1,7 @@
 //! From a configuration to running sinks: the one `match` over databases.
 
 #![cfg_attr(
-    not(any(feature = "redis", feature = "sqlite", feature = "mysql", feature = "pgsql")),
+    not(any(feature = "redis", feature = "sqlite", feature = "mysql", feature = "pgsql", feature = "http")),
     allow(unused, reason = "without a driver nothing is started")
 )]
 
@@ -242,7 +242,7 @@ pub(crate) fn visit<V: Visit>(
         database: pool.database.name().to_owned(),
         remedy,
     };
-    #[cfg(any(feature = "mysql", feature = "pgsql"))]
+    #[cfg(any(feature = "mysql", feature = "pgsql", feature = "http"))]
     let setting = |reason| StartError::Setting { at: pool.at.clone(), reason };
     match pool.database {
         #[cfg(feature = "redis")]
@@ -271,6 +271,20 @@ pub(crate) fn visit<V: Visit>(
         }
         #[cfg(not(feature = "pgsql"))]
         Database::Pgsql => Err(no_driver("build with the feature `pgsql`")),
+        #[cfg(feature = "influxdb")]
+        Database::Influxdb => {
+            let config = crate::influxdb::InfluxConfig::from_pool(pool, &options.data_dir).map_err(setting)?;
+            Ok(visitor.with(crate::influxdb::InfluxSink::new(config)))
+        }
+        #[cfg(not(feature = "influxdb"))]
+        Database::Influxdb => Err(no_driver("build with the feature `influxdb`")),
+        #[cfg(feature = "opentsdb")]
+        Database::Opentsdb => {
+            let config = crate::opentsdb::OpentsdbConfig::from_pool(pool, &options.data_dir).map_err(setting)?;
+            Ok(visitor.with(crate::opentsdb::OpentsdbSink::new(config)))
+        }
+        #[cfg(not(feature = "opentsdb"))]
+        Database::Opentsdb => Err(no_driver("build with the feature `opentsdb`")),
         #[cfg(not(feature = "sqlite"))]
         Database::Sqlite => Err(no_driver("build with the feature `sqlite`")),
         _ => Err(no_driver(
@@ -290,10 +304,35 @@ pub fn schema(database: Database) -> Option<String> {
         Database::Sqlite => Some(crate::sqlite::schema_text()),
         #[cfg(feature = "mysql")]
         Database::Mysql => Some(crate::mysql::schema_text()),
+        #[cfg(feature = "influxdb")]
+        Database::Influxdb => Some(crate::influxdb::schema_text()),
+        #[cfg(feature = "opentsdb")]
+        Database::Opentsdb => Some(crate::opentsdb::schema_text()),
         #[cfg(feature = "pgsql")]
         Database::Pgsql => Some(crate::pgsql::schema_text()),
         _ => None,
     }
+}
+
+/// Finds what would keep the sinks of these rules from being started, without starting or connecting any.
+///
+/// # Errors
+/// The first such fault.
+pub fn verify(rules: &RuleSet, options: &DatabaseOptions) -> Result<(), StartError> {
+    struct Nothing;
+    impl Visit for Nothing {
+        type Out = ();
+        fn with<S: Lookup>(self, _sink: S) {}
+    }
+    let mut seen: Vec<String> = Vec::new();
+    for rule in &rules.rules {
+        let name = sink_name(rule.database, &rule.pool);
+        if !seen.contains(&name) {
+            visit(pool_of(rules, rule)?, options, &rule.at, Nothing)?;
+            seen.push(name);
+        }
+    }
+    Ok(())
 }
 
 /// The pool that a rule names.

@@ -169,7 +169,7 @@ fn dynamo() {
 fn influxdb_in_its_three_generations() {
     let loaded = loads("emqx_backend_influxdb_3_2.conf", 1, 3);
     assert_eq!(loaded.rules.pools[0].value("write_protocol"), Some("udp"));
-    assert_eq!(codes(&loaded), [WarningCode::KeyReplaced, WarningCode::UdpLoses]);
+    assert_eq!(codes(&loaded), [WarningCode::KeyReplaced, WarningCode::CoarseTime, WarningCode::UdpLoses]);
     let loaded = loads("emqx_backend_influxdb_4_4.conf", 1, 3);
     assert_eq!(loaded.rules.pools[0].value("write_protocol"), Some("udp"));
     assert_eq!(loaded.rules.pools[0].integer("udp.port"), Some(8089));
@@ -183,7 +183,9 @@ fn influxdb_in_its_three_generations() {
 #[test]
 fn opentsdb() {
     let loaded = loads("emqx_backend_opentsdb.conf", 1, 3);
-    assert_eq!((codes(&loaded), loaded.rules.pools[0].integer("max_batch_size")), (vec![], Some(20)));
+    let expected = [WarningCode::KeyReplaced, WarningCode::KeyReplaced, WarningCode::CoarseTime];
+    assert_eq!(codes(&loaded), expected, "summary and details; milliseconds");
+    assert_eq!(loaded.rules.pools[0].integer("max_batch_size"), Some(20));
 }
 
 #[test]

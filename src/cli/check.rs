@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use forebay_sinks::inspect::{Inspected, inspect};
+use forebay_sinks::registry::verify;
 use forebay_sinks::sink::{Finding, Severity};
 
 use crate::cli::Options;
@@ -56,6 +57,8 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// All faults; what keeps a database from being written to.
 pub fn run(options: &Options, connect: bool) -> Result<(), Failure> {
     let checked = configuration(options)?;
+    verify(&checked.rules.set, &run::databases(&checked.loaded.settings))
+        .map_err(|source| Failure::new(Exit::Usage, format!("{source}\n{}", exit::nothing_started(1))))?;
     let inspected = if connect { inspect_all(&checked)? } else { Vec::new() };
     let faults = inspected.iter().flat_map(|i| &i.findings).filter(|f| f.severity == Severity::Fault).count();
     if options.json {

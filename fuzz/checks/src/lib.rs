@@ -57,6 +57,11 @@ pub const TARGETS: &[Target] = &[
     target("topic_filter", text::topic_filter, "the tree of filters finds what matching one by one finds"),
     target("conf_file", text::conf_file, "an EMQ X .conf file: parsed or refused, each fault inside the text"),
     target("toml_rules", text::toml_rules, "rules in forebay.toml: parsed or refused, each fault inside the text"),
+    target(
+        "point_template",
+        text::point_template,
+        "a template of points: refused in its text, or bounded points, the same each time",
+    ),
     target("template", text::template, "a statement's pieces put together are the statement; values never add one"),
 ];
 

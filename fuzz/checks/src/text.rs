@@ -116,3 +116,37 @@ fn shown(part: &Part) -> String {
         Part::Param(param) => format!("${{{}}}", param.name()),
     }
 }
+
+/// `shape u8 | template file | 0 byte | payload`.
+pub(crate) fn point_template(data: &[u8]) {
+    use forebay_engine::event::Message;
+    use forebay_engine::{Lsn, MsgId};
+    use forebay_sinks::template::{BYTES_MAX, Facts, POINTS_MAX, Shape, Unit, parse};
+    let Some((shape, rest)) = data.split_first() else { return };
+    let shape = if shape % 2 == 0 { Shape::Fields } else { Shape::Value };
+    let cut = rest.iter().position(|byte| *byte == 0).unwrap_or(rest.len());
+    let file = text(&rest[..cut]);
+    let payload = rest.get(cut + 1..).unwrap_or_default().to_vec();
+    let templates = match parse(Path::new("fuzz.tmpl"), file, shape) {
+        Err(faults) => {
+            assert!(!faults.0.is_empty(), "refused and nothing said");
+            return faults.0.iter().for_each(|fault| assert_inside(fault, file));
+        }
+        Ok(templates) => templates,
+    };
+    let message = Message { topic: "a/b".into(), publisher: "c".into(), payload: payload.into(), ..Message::default() };
+    let time_us = 1_700_000_000_000_000;
+    let facts = Facts { message: &message, msgid: MsgId::new(time_us, 1, Lsn(7)), time_us, unit: Unit::Ms };
+    for (filter, template) in templates.iter() {
+        assert!(topic::check_filter(filter).is_ok() && template.tags.is_sorted_by(|a, b| a.0 < b.0));
+        match template.points(&facts) {
+            Err(error) => assert!(!error.to_string().is_empty()),
+            Ok(points) => {
+                assert!(points.len() <= POINTS_MAX && points.iter().map(|p| p.len()).sum::<usize>() <= BYTES_MAX);
+                assert!(points.iter().all(|p| !p.is_empty() && !p.measurement.is_empty()));
+                assert!(points.iter().flat_map(|p| &p.tags).all(|(_, value)| !value.is_empty()));
+                assert_eq!(template.points(&facts), Ok(points), "the same message gives the same points");
+            }
+        }
+    }
+}

@@ -30,11 +30,13 @@ pub enum WarningCode {
     NoChannel,
     /// Points sent where their loss can't be noticed.
     UdpLoses,
+    /// Points in a unit of time so coarse that messages of one series may fall together.
+    CoarseTime,
 }
 
 impl WarningCode {
     /// All of them.
-    pub const ALL: [WarningCode; 11] = [
+    pub const ALL: [WarningCode; 12] = [
         WarningCode::StoreAndPublish,
         WarningCode::FetchWithoutAck,
         WarningCode::AckKind,
@@ -46,6 +48,7 @@ impl WarningCode {
         WarningCode::KeyReplaced,
         WarningCode::NoChannel,
         WarningCode::UdpLoses,
+        WarningCode::CoarseTime,
     ];
 
     /// Its name in reports.
@@ -63,6 +66,7 @@ impl WarningCode {
             WarningCode::KeyReplaced => "key-replaced",
             WarningCode::NoChannel => "no-channel",
             WarningCode::UdpLoses => "udp-loses",
+            WarningCode::CoarseTime => "coarse-time",
         }
     }
 
@@ -70,7 +74,7 @@ impl WarningCode {
     #[must_use]
     pub fn level(self) -> Level {
         match self {
-            WarningCode::RunOnce | WarningCode::KeyReplaced => Level::Note,
+            WarningCode::RunOnce | WarningCode::KeyReplaced | WarningCode::CoarseTime => Level::Note,
             _ => Level::Warning,
         }
     }
@@ -116,11 +120,35 @@ fn check_pool(pool: &Pool, rules: &RuleSet, found: &mut Vec<Warning>) {
         let message = "`database` has no effect here: a Redis cluster has database 0 and no other".to_owned();
         warn(found, WarningCode::NoEffect, &number.at, message);
     }
+    if let Some((unit, remedy)) = coarse_unit(pool) {
+        let becomes = match pool.value("same_time") {
+            Some("dead_letter") => "goes to the dead letters",
+            _ => "is moved to the next free one",
+        };
+        let message = format!(
+            "points of pool `{name}` are told apart by their series and the {unit} they are in: a second message of a series in \
+             one {unit} {becomes}; {remedy}"
+        );
+        warn(found, WarningCode::CoarseTime, &pool.at, message);
+    }
     if *database == Database::Influxdb && pool.value("write_protocol") == Some("udp") {
         let message =
             format!("pool `{name}` sends by UDP: points can be lost without anybody noticing; HTTP confirms them");
         warn(found, WarningCode::UdpLoses, &pool.at, message);
     }
+}
+
+/// The unit of a pool's points, where it is coarser than microseconds, and what would be finer.
+fn coarse_unit(pool: &Pool) -> Option<(&str, &'static str)> {
+    let (unit, remedy) = match (pool.database, pool.value("write_protocol")) {
+        (Database::Opentsdb, _) => {
+            (pool.value("precision")?, "a tag that tells messages apart helps, e.g. \"$clientid\"")
+        }
+        (Database::Influxdb, Some("udp")) => (pool.value("udp.precision")?, "HTTP can have ns"),
+        (Database::Influxdb, _) => (pool.value("http.precision")?, "without `http.precision` it is ns"),
+        _ => return None,
+    };
+    (!matches!(unit, "ns" | "us" | "u")).then_some((unit, remedy))
 }
 
 fn function(rule: &Rule) -> Option<Function> {

@@ -4,13 +4,13 @@ use super::source::Span;
 
 /// A value with its place.
 #[derive(Clone, Debug)]
-pub(super) struct Node {
-    pub(super) data: Data,
-    pub(super) span: Span,
+pub(crate) struct Node {
+    pub(crate) data: Data,
+    pub(crate) span: Span,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Data {
+pub(crate) enum Data {
     Null,
     Boolean(bool),
     Integer(u64),
@@ -23,15 +23,15 @@ pub(super) enum Data {
 
 /// A name with its value.
 #[derive(Clone, Debug)]
-pub(super) struct Field {
-    pub(super) name: String,
-    pub(super) at: Span,
-    pub(super) value: Node,
+pub(crate) struct Field {
+    pub(crate) name: String,
+    pub(crate) at: Span,
+    pub(crate) value: Node,
 }
 
 impl Node {
     /// What it is, for `expected …, found …`.
-    pub(super) fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match &self.data {
             Data::Null => "null",
             Data::Boolean(_) => "a boolean",
@@ -43,14 +43,14 @@ impl Node {
         }
     }
 
-    pub(super) fn text(&self) -> Option<&str> {
+    pub(crate) fn text(&self) -> Option<&str> {
         match &self.data {
             Data::Text(text) => Some(text),
             _ => None,
         }
     }
 
-    pub(super) fn fields(&self) -> Option<&[Field]> {
+    pub(crate) fn fields(&self) -> Option<&[Field]> {
         match &self.data {
             Data::Table(fields) => Some(fields),
             _ => None,

@@ -11,14 +11,14 @@ use super::source::Span;
 const DEPTH_MAX: usize = 8;
 
 /// What is wrong with a JSON text: `span` says where.
-pub(super) struct JsonFault {
-    pub(super) span: Span,
-    pub(super) message: String,
-    pub(super) help: Option<String>,
+pub(crate) struct JsonFault {
+    pub(crate) span: Span,
+    pub(crate) message: String,
+    pub(crate) help: Option<String>,
 }
 
 /// Reads `text`, which stands at `base` of source number `source`.
-pub(super) fn parse_json(text: &str, source: usize, base: usize) -> Result<Node, JsonFault> {
+pub(crate) fn parse_json(text: &str, source: usize, base: usize) -> Result<Node, JsonFault> {
     let place = Place { text, source, base };
     let raw: &RawValue = serde_json::from_str(text).map_err(|error| place.fault(&error))?;
     place.node(raw, 0)

@@ -240,6 +240,13 @@ const DYNAMO: &[KeySpec] = &[
 
 const PRECISIONS: ValueKind = ValueKind::OneOf(&["ns", "us", "u", "ms", "s", "m", "h"]);
 
+const SAME_TIME: KeySpec = key(
+    "same_time",
+    ValueKind::OneOf(&["bump", "dead_letter"]),
+    Some("bump"),
+    "a second message of a series in one unit of time is moved to the next free one; or goes to the dead letters",
+);
+
 const INFLUXDB: &[KeySpec] = &[
     alias(
         key(
@@ -256,11 +263,25 @@ const INFLUXDB: &[KeySpec] = &[
         &["size", "c_pool_size", "common.pool_size"],
     ),
     key("server", ValueKind::Servers, None, "UDP server (the keys of EMQ X 3.2)"),
+    key(
+        "template_file",
+        ValueKind::Text,
+        Some("templates/emqx_backend_influxdb.tmpl"),
+        "how messages become points (TEMPLATES.md); relative paths are in the data folder",
+    ),
+    key(
+        "field_type",
+        ValueKind::OneOf(&["native", "compat_string"]),
+        Some("native"),
+        "fields are numbers, booleans and texts as they come; or all of them texts, as EMQ X wrote them",
+    ),
+    SAME_TIME,
     replaced("set_timestamp", ValueKind::Boolean, "the record's own time on every point", "points carry a time"),
     key("udp.server", ValueKind::Servers, None, "UDP server"),
     key("udp.host", ValueKind::Text, Some("127.0.0.1"), "UDP host"),
     key("udp.port", PORT, Some("8089"), "UDP port"),
     key("udp.pool_size", ValueKind::Integer(1, 1_024), None, "sockets for UDP"),
+    key("udp.precision", PRECISIONS, Some("ms"), "unit of timestamps: what the server's [[udp]] section says"),
     key("http.server", ValueKind::Servers, None, "HTTP server"),
     key("http.host", ValueKind::Text, Some("127.0.0.1"), "HTTP host"),
     key("http.port", PORT, Some("8086"), "HTTP port"),
@@ -268,9 +289,23 @@ const INFLUXDB: &[KeySpec] = &[
     key("http.database", ValueKind::Text, Some("mydb"), "database"),
     alias(key("http.username", ValueKind::Text, None, "user name"), &["http.user"]),
     key("http.password", ValueKind::Secret, None, "password"),
-    key("http.precision", PRECISIONS, Some("ms"), "unit of timestamps"),
+    key(
+        "http.precision",
+        PRECISIONS,
+        Some("ns"),
+        "unit of timestamps; from ms on messages of one series may fall together",
+    ),
+    key("http.token", ValueKind::Secret, None, "token of the second API"),
+    key("http.org", ValueKind::Text, None, "organisation, for the second API"),
+    key("http.bucket", ValueKind::Text, None, "bucket; with it the second API is used (`/api/v2/write`)"),
+    key("http.gzip", ValueKind::Boolean, Some("false"), "bodies are compressed"),
     key("http.https_enabled", ValueKind::Boolean, Some("false"), "TLS"),
-    key("http.ssl.version", ValueKind::Text, None, "lowest version of TLS"),
+    key(
+        "http.ssl.version",
+        ValueKind::OneOf(&["tlsv1", "tlsv1.1", "tlsv1.2", "tlsv1.3"]),
+        Some("tlsv1.2"),
+        "lowest version of TLS; never below 1.2",
+    ),
     key("http.ssl.keyfile", ValueKind::Text, None, "file with the client's private key (PEM)"),
     key("http.ssl.certfile", ValueKind::Text, None, "file with the client's certificate (PEM)"),
     key("http.ssl.cacertfile", ValueKind::Text, None, "file with the certificates servers are checked against (PEM)"),
@@ -279,11 +314,36 @@ const INFLUXDB: &[KeySpec] = &[
 const OPENTSDB: &[KeySpec] = &[
     key("server", ValueKind::Servers, Some("127.0.0.1:4242"), "HTTP server"),
     POOL_SIZE,
-    key("summary", ValueKind::Boolean, Some("true"), "ask for counts of stored and refused points"),
-    key("details", ValueKind::Boolean, Some("false"), "ask which points were refused; goes before summary"),
-    key("sync", ValueKind::Boolean, Some("false"), "answers wait for storage"),
-    key("sync_timeout", ANY_COUNT, Some("0"), "longest such wait in ms; 0 = no limit"),
+    replaced("summary", ValueKind::Boolean, "`details`, which say more", "ask for counts of stored and refused points"),
+    replaced(
+        "details",
+        ValueKind::Boolean,
+        "details, always: they tell the bad points from the good",
+        "ask which points were refused",
+    ),
+    key("sync", ValueKind::Boolean, Some("true"), "answers wait for storage; without, what was answered may be lost"),
+    key(
+        "sync_timeout",
+        ANY_COUNT,
+        Some("10000"),
+        "longest such wait in ms; 0 = the sink's own deadline of each request",
+    ),
     key("max_batch_size", ValueKind::Integer(1, 10_000), Some("20"), "points in a write"),
+    key(
+        "template_file",
+        ValueKind::Text,
+        Some("templates/emqx_backend_opentsdb.tmpl"),
+        "how messages become points (TEMPLATES.md); relative paths are in the data folder",
+    ),
+    key("precision", ValueKind::OneOf(&["ms", "s"]), Some("ms"), "unit of timestamps"),
+    SAME_TIME,
+    key("gzip", ValueKind::Boolean, Some("false"), "bodies are compressed"),
+    USERNAME,
+    PASSWORD,
+    SSL,
+    KEYFILE,
+    CERTFILE,
+    CACERTFILE,
 ];
 
 const TIMESCALE: &[KeySpec] = PGSQL;

@@ -322,7 +322,7 @@ impl fmt::Display for Function {
 }
 
 /// The candidate nearest to a misspelt name, if one is near enough to be what was meant.
-pub(super) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // A misspelling can't be far from a name, and comparing costs length times length: hostile input is not compared.
     if name.len() > 64 {
         return None;
@@ -338,7 +338,7 @@ pub(super) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a s
 }
 
 /// `did you mean …?` where a near name is known, else the list of what is valid.
-pub(super) fn suggestion(name: &str, candidates: &[&str]) -> String {
+pub(crate) fn suggestion(name: &str, candidates: &[&str]) -> String {
     match nearest(name, candidates.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!("valid here: {}", candidates.join(", ")),

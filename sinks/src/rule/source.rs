@@ -8,22 +8,22 @@ use super::{Location, keys};
 
 /// A file's text with the places of its lines.
 #[derive(Clone, Debug)]
-pub(super) struct Source {
-    pub(super) file: Arc<PathBuf>,
-    pub(super) text: String,
+pub(crate) struct Source {
+    pub(crate) file: Arc<PathBuf>,
+    pub(crate) text: String,
     line_starts: Vec<usize>,
 }
 
 /// Bytes `start..end` of source number `source`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Span {
-    pub(super) source: usize,
-    pub(super) start: usize,
-    pub(super) end: usize,
+pub(crate) struct Span {
+    pub(crate) source: usize,
+    pub(crate) start: usize,
+    pub(crate) end: usize,
 }
 
 impl Source {
-    pub(super) fn new(file: &Path, text: &str) -> Source {
+    pub(crate) fn new(file: &Path, text: &str) -> Source {
         let line_starts = std::iter::once(0)
             .chain(text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(i, _)| i + 1))
             .collect();
@@ -31,7 +31,7 @@ impl Source {
     }
 
     /// The place of a byte; one past the end is the end.
-    pub(super) fn locate(&self, offset: usize) -> Location {
+    pub(crate) fn locate(&self, offset: usize) -> Location {
         let line = self.line_starts.partition_point(|start| *start <= offset).max(1);
         let start = self.line_starts.get(line - 1).copied().unwrap_or(0);
         let before = self.text.get(start..offset.min(self.text.len())).unwrap_or_default();
@@ -40,7 +40,7 @@ impl Source {
     }
 
     /// The line of a place, with secrets masked, and how many characters from there are meant. Nothing of an empty line.
-    pub(super) fn excerpt(&self, at: &Location, width: usize) -> Option<Excerpt> {
+    pub(crate) fn excerpt(&self, at: &Location, width: usize) -> Option<Excerpt> {
         let index = usize::try_from(at.line).ok()?.checked_sub(1)?;
         let start = *self.line_starts.get(index)?;
         let end = self.line_starts.get(index + 1).copied().unwrap_or(self.text.len());
