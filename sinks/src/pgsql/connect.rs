@@ -33,6 +33,10 @@ pub struct PgsqlConn {
     pub(super) inner: PgConnection,
     pub(super) found: Found,
     pub(super) types: ParameterTypes,
+    /// Many messages go by COPY.
+    pub(super) copies: bool,
+    /// A COPY is under way, or was refused.
+    pub(super) copying: bool,
     /// How a transaction begins.
     pub(super) begin: &'static str,
     /// Records below may have been stored before a reset.
@@ -105,6 +109,8 @@ impl PgsqlSink {
         let found = schema::prepare(&mut inner, &self.config).await?;
         Ok(PgsqlConn {
             inner,
+            copies: found.copies,
+            copying: false,
             found,
             types: ParameterTypes::default(),
             begin,

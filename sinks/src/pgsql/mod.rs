@@ -8,6 +8,7 @@
 //! sent. Parameters of users' statements are bound as the types that the server infers for them.
 
 mod connect;
+mod copy;
 mod error;
 mod lookup;
 mod schema;

@@ -5,6 +5,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Executor, Row};
 
 use super::connect::PgsqlSink;
+use super::copy;
 use super::error::map;
 use crate::sink::{Finding, WriteError};
 use crate::sql::inspect;
@@ -92,6 +93,9 @@ const FOUND_INDEXES: &str = "select c.relname::text as name, i.indisunique as is
      from pg_catalog.pg_index i join pg_catalog.pg_class c on c.oid = i.indexrelid \
      where i.indrelid = to_regclass('mqtt_msg') and i.indisvalid";
 
+const FOUND_TABLE: &str = "select relkind::text in ('r', 'p') and not relhasrules and not relrowsecurity as copies \
+     from pg_catalog.pg_class where oid = to_regclass('mqtt_msg')";
+
 /// The statements as a script.
 pub(crate) fn schema_text() -> String {
     CREATE.iter().chain(&INDEXES).map(|(_, sql)| format!("{sql};\n")).collect()
@@ -123,6 +127,8 @@ pub(super) struct Found {
     pub(super) layout: Layout,
     /// mqtt_msg refuses a second row of a msgid.
     pub(super) unique_msgid: bool,
+    /// mqtt_msg takes COPY as it takes an insertion: it is a table, and has neither rules nor row security.
+    pub(super) copies: bool,
     msgid_index: bool,
     topic_index: bool,
     foreign_index: bool,
@@ -186,6 +192,9 @@ pub(super) async fn look(conn: &mut PgConnection) -> Result<Found, WriteError> {
         found.topic_index |= of_all && first == Some("topic") && columns.get(1).is_some_and(|second| second == "id");
         found.foreign_index |= name == "forebay_msg_foreign";
     }
+    let table = sqlx::query(FOUND_TABLE).persistent(false).fetch_optional(&mut *conn).await.map_err(map)?;
+    let plain = table.map_or(Ok(false), |row| row.try_get("copies")).map_err(map)?;
+    found.copies = plain && copy::serves(&found.layout);
     Ok(found)
 }
 

@@ -65,6 +65,7 @@ impl PgsqlSink {
                 continue;
             };
             self.run(conn, &run, again, &mut stored).await?;
+            stored.extend(run.iter().filter_map(|op| op.message()).map(|row| row.msgid.clone()));
             run.clear();
             match statement::run(conn, sql, values, self.config.binary_payload).await {
                 Ok(()) => {}
@@ -97,9 +98,7 @@ impl PgsqlSink {
         if again && !rows.is_empty() {
             stored.extend(self.known(conn, rows).await.map_err(built_in)?);
         }
-        self.segment(conn, &segment, stored).await.map_err(built_in)?;
-        stored.extend(rows.iter().map(|row| row.msgid.clone()));
-        Ok(())
+        self.segment(conn, &segment, stored).await.map_err(built_in)
     }
 
     async fn position_rows(&self, conn: &mut PgsqlConn, log_id: u64, sink: &str) -> sqlx::Result<Vec<PositionRow>> {
@@ -174,10 +173,19 @@ impl Sink for PgsqlSink {
         if !misfits.is_empty() {
             return Err(WriteError::Items(misfits));
         }
+        // COPY can't leave out what is there already.
+        let new = batch.positions.is_some() && batch.entries.iter().all(|entry| entry.lsn >= conn.ceiling);
+        (conn.copies, conn.copying) = (conn.found.copies && new, false);
         let mut forgotten = false;
         loop {
             match self.transaction(conn, &batch).await {
                 Ok(()) => break,
+                Err(Failed::Write(error)) if std::mem::take(&mut conn.copying) => {
+                    if let WriteError::Disconnected(lost) = conn.rollback(error).await {
+                        return Err(WriteError::Disconnected(lost));
+                    }
+                    conn.copies = false;
+                }
                 Err(Failed::Write(error)) => return Err(conn.rollback(error).await),
                 Err(Failed::Forgotten(error)) => {
                     let busy = map(error);

@@ -1,6 +1,7 @@
 //! What a server's tables can hold, as they were found, and whether an operation fits. What does not fit is refused before it is
 //! sent: a database that is not strict would shorten it, and a strict one refuses the whole batch.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use super::op::{MessageRow, SqlOp, Value};
@@ -45,9 +46,9 @@ pub(crate) struct Layout {
 
 /// A payload as a column takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Payload {
-    Text(String),
-    Bytes(Vec<u8>),
+pub(crate) enum Payload<'a> {
+    Text(Cow<'a, str>),
+    Bytes(Cow<'a, [u8]>),
 }
 
 impl Layout {
@@ -119,7 +120,12 @@ impl Layout {
     }
 
     /// A payload as the table's column takes it.
-    pub(crate) fn payload(&self, table: &str, payload: &Value, binary: BinaryPayload) -> Result<Payload, String> {
+    pub(crate) fn payload<'a>(
+        &self,
+        table: &str,
+        payload: &'a Value,
+        binary: BinaryPayload,
+    ) -> Result<Payload<'a>, String> {
         let bytes: &[u8] = match payload {
             Value::Text(text) => text.as_bytes(),
             Value::Blob(bytes) => bytes,
@@ -128,7 +134,7 @@ impl Layout {
         let fitting = match self.holds(table, "payload") {
             Holds::Bytes(most) => {
                 if most.is_none_or(|most| bytes.len() as u64 <= most) {
-                    return Ok(Payload::Bytes(bytes.to_vec()));
+                    return Ok(Payload::Bytes(bytes.into()));
                 }
                 return Err(format!(
                     "{table}.payload holds {} bytes, this payload has {}: widen the column and replay the letter",
@@ -136,16 +142,20 @@ impl Layout {
                     bytes.len()
                 ));
             }
-            Holds::Text { nul, .. } => std::str::from_utf8(bytes).ok().filter(|_| nul || !bytes.contains(&0)),
+            Holds::Text { nul, .. } => match payload {
+                // Checked when it was read.
+                Value::Text(text) => Some(&**text),
+                _ => std::str::from_utf8(bytes).ok().filter(|_| nul || !bytes.contains(&0)),
+            },
             // Of unknown tables: as text where it can be, else as bytes, and the database decides.
             Holds::Other => match payload {
                 Value::Text(text) => Some(&**text),
-                _ => return Ok(Payload::Bytes(bytes.to_vec())),
+                _ => return Ok(Payload::Bytes(bytes.into())),
             },
         };
         let text = match fitting {
-            Some(text) => text.to_owned(),
-            None => binary.text(bytes).ok_or_else(|| {
+            Some(text) => Cow::Borrowed(text),
+            None => binary.text(bytes).map(Cow::Owned).ok_or_else(|| {
                 format!(
                     "{table}.payload is text and this payload is not: change the column's type to one of bytes, or set \
                      `binary_payload` of the pool, and replay the letter"
@@ -183,7 +193,7 @@ mod tests {
         let mysql = layout(Holds::Text { characters: None, bytes: Some(255), nul: true });
         assert_eq!(mysql.payload("mqtt_msg", &nul, BinaryPayload::Refuse), Ok(Payload::Text("a\0".into())));
         let blob = layout(Holds::Bytes(Some(1)));
-        assert_eq!(blob.payload("mqtt_msg", &bytes, BinaryPayload::Refuse), Ok(Payload::Bytes(vec![0xff])));
+        assert_eq!(blob.payload("mqtt_msg", &bytes, BinaryPayload::Refuse), Ok(Payload::Bytes(Cow::Borrowed(b"\xff"))));
         assert!(blob.payload("mqtt_msg", &nul, BinaryPayload::Refuse).unwrap_err().contains("holds 1 bytes"));
     }
 }

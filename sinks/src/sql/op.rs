@@ -86,6 +86,16 @@ pub enum SqlOp {
     Statement { sql: Arc<str>, values: Vec<Value> },
 }
 
+impl SqlOp {
+    /// The message that it stores in mqtt_msg.
+    pub(crate) fn message(&self) -> Option<&Arc<MessageRow>> {
+        match self {
+            SqlOp::Message(row) | SqlOp::Latest(row) => Some(row),
+            _ => None,
+        }
+    }
+}
+
 /// About how many bytes an operation takes.
 pub(crate) fn weight(op: &SqlOp) -> usize {
     64 + match op {

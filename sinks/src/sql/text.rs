@@ -17,6 +17,23 @@ pub(crate) fn datetime(us: u64) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
 }
 
+/// [`datetime`] of many rows: those of one second are written once.
+#[derive(Debug, Default)]
+pub(crate) struct Datetimes {
+    second: Option<u64>,
+    text: String,
+}
+
+impl Datetimes {
+    /// The time, us since 1970.
+    pub(crate) fn text(&mut self, us: u64) -> &str {
+        if self.second != Some(us / 1_000_000) {
+            (self.second, self.text) = (Some(us / 1_000_000), datetime(us));
+        }
+        &self.text
+    }
+}
+
 /// Slices of at most `most` items whose lengths are powers of two, so that few prepared statements serve all lengths. `most` is a
 /// power of two itself.
 #[cfg_attr(
@@ -62,6 +79,10 @@ mod tests {
             (4_102_444_799, "2099-12-31 23:59:59"),
         ] {
             assert_eq!(datetime(seconds * 1_000_000), text);
+        }
+        let mut times = Datetimes::default();
+        for us in [0, 999_999, 1_000_000, 5] {
+            assert_eq!(times.text(us), datetime(us));
         }
     }
 
