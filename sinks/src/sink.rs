@@ -214,6 +214,12 @@ pub trait Sink: Send + Sync + Sized + 'static {
         1
     }
 
+    /// How many of them write; `statements` where a rule has a statement or command of the user's, which is a round trip by itself.
+    /// Changing it changes no position.
+    fn writers(&self, _statements: bool) -> usize {
+        self.connections()
+    }
+
     /// True when a write stores all of a batch or nothing of it, also when it answers [`WriteError::Items`].
     fn atomic(&self) -> bool {
         false

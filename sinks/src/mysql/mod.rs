@@ -10,6 +10,7 @@
 
 mod connect;
 mod error;
+mod literal;
 mod lookup;
 mod rows;
 mod schema;

@@ -1,48 +1,45 @@
 //! Rows as parameters of statements, many in each.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use sqlx::mysql::{MySqlArguments, MySqlRow};
 use sqlx::query::Query;
-use sqlx::{MySql, Row};
+use sqlx::{AssertSqlSafe, Executor as _, MySql, Row};
 
 use super::connect::MysqlConn;
+use super::literal;
 use crate::sql::Value;
 use crate::sql::layout::Payload;
 use crate::sql::text::{places, powers};
 
-/// Rows in one statement at most; a power of two.
+/// Parameters of one statement at most, in rows; a power of two.
 pub(super) const ROWS: usize = 512;
 
-/// Bytes in one statement, about, where a single row is not longer.
-const BYTES: usize = 4 << 20;
+/// Rows in one statement at most that has its values in its text.
+const TEXT_ROWS: usize = 2_048;
 
-/// A parameter.
+/// Bytes in one statement, about, where a single row is not longer.
+const BYTES: usize = 1 << 20;
+
+/// A value of a row.
 #[derive(Clone, Debug)]
-pub(super) enum Cell {
+pub(super) enum Cell<'a> {
     Null,
-    Text(String),
-    Bytes(Vec<u8>),
+    Text(Cow<'a, str>),
+    Bytes(Cow<'a, [u8]>),
     Int(i64),
     Id(u64),
 }
 
-impl Cell {
-    pub(super) fn text(text: &str) -> Cell {
-        Cell::Text(text.to_owned())
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Cell::Text(text) => text.len(),
-            Cell::Bytes(bytes) => bytes.len(),
-            Cell::Null | Cell::Int(_) | Cell::Id(_) => 8,
-        }
+impl<'a> Cell<'a> {
+    pub(super) fn text(text: &'a str) -> Cell<'a> {
+        Cell::Text(Cow::Borrowed(text))
     }
 }
 
-impl From<Payload> for Cell {
-    fn from(payload: Payload) -> Cell {
+impl<'a> From<Payload<'a>> for Cell<'a> {
+    fn from(payload: Payload<'a>) -> Cell<'a> {
         match payload {
             Payload::Text(text) => Cell::Text(text),
             Payload::Bytes(bytes) => Cell::Bytes(bytes),
@@ -50,38 +47,44 @@ impl From<Payload> for Cell {
     }
 }
 
-impl From<&Value> for Cell {
-    fn from(value: &Value) -> Cell {
+impl<'a> From<&'a Value> for Cell<'a> {
+    fn from(value: &'a Value) -> Cell<'a> {
         match value {
-            Value::Text(text) => Cell::Text(text.to_string()),
-            Value::Blob(bytes) => Cell::Bytes(bytes.to_vec()),
+            Value::Text(text) => Cell::text(text),
+            Value::Blob(bytes) => Cell::Bytes(Cow::Borrowed(bytes)),
             Value::Int(number) => Cell::Int(*number),
         }
     }
 }
 
-pub(super) fn bind<'q>(query: Query<'q, MySql, MySqlArguments>, cell: &Cell) -> Query<'q, MySql, MySqlArguments> {
+pub(super) fn bind<'q>(query: Query<'q, MySql, MySqlArguments>, cell: &Cell<'_>) -> Query<'q, MySql, MySqlArguments> {
     match cell {
         Cell::Null => query.bind(None::<String>),
-        Cell::Text(text) => query.bind(text.clone()),
-        Cell::Bytes(bytes) => query.bind(bytes.clone()),
+        Cell::Text(text) => query.bind(text.clone().into_owned()),
+        Cell::Bytes(bytes) => query.bind(bytes.clone().into_owned()),
         Cell::Int(number) => query.bind(*number),
         Cell::Id(number) => query.bind(*number),
     }
 }
 
 impl MysqlConn {
-    /// Inserts rows of equal width, in their order, in as few statements as the packets allow.
-    pub(super) async fn insert(&mut self, head: &str, rows: &[Vec<Cell>], tail: &str) -> sqlx::Result<()> {
-        let Some(width) = rows.first().map(Vec::len) else { return Ok(()) };
-        let row = format!("({})", places(width, "?"));
-        let bytes = BYTES.min(self.packet / 2);
-        for run in runs(rows, bytes) {
-            for chunk in powers(run, ROWS) {
-                let sql = format!("{head} values {} {tail}", places(chunk.len(), &row));
-                let query = chunk.iter().flatten().fold(self.query(sql), bind);
-                query.execute(&mut self.inner).await?;
+    /// Inserts rows of equal width, in their order, in as few statements as the packets allow. Several rows stand in the statement's
+    /// text: the server needs twice the time for as many parameters. A single row, or one that is long, has parameters.
+    pub(super) async fn insert(&mut self, head: &str, rows: &[Vec<Cell<'_>>], tail: &str) -> sqlx::Result<()> {
+        let most = BYTES.min(self.packet / 2);
+        let mut rest = rows;
+        while let Some(first) = rest.first() {
+            let mut sql = format!("{head} values ");
+            let taken = if rest.len() > 1 { literal::rows(&mut sql, rest, TEXT_ROWS, most) } else { 0 };
+            if taken > 0 {
+                sql.push(' ');
+                sql.push_str(tail);
+                self.inner.execute(AssertSqlSafe(sql)).await?;
+            } else {
+                let sql = format!("{head} values ({}) {tail}", places(first.len(), "?"));
+                first.iter().fold(self.query(sql), bind).execute(&mut self.inner).await?;
             }
+            rest = rest.get(taken.max(1)..).unwrap_or_default();
         }
         Ok(())
     }
@@ -155,35 +158,5 @@ impl MysqlConn {
             }
         }
         Ok(found)
-    }
-}
-
-/// Runs of rows that stay below so many bytes; a longer row is alone.
-fn runs(rows: &[Vec<Cell>], bytes: usize) -> Vec<&[Vec<Cell>]> {
-    let mut runs = Vec::new();
-    let (mut begin, mut sum) = (0, 0);
-    for (n, row) in rows.iter().enumerate() {
-        let length: usize = row.iter().map(Cell::len).sum();
-        if sum + length > bytes && n > begin {
-            runs.extend(rows.get(begin..n));
-            (begin, sum) = (n, 0);
-        }
-        sum += length;
-    }
-    runs.extend(rows.get(begin..).filter(|rest| !rest.is_empty()));
-    runs
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn statements_stay_below_the_packet_where_rows_do() {
-        let row = |length: usize| vec![Cell::Bytes(vec![0; length])];
-        let rows = [row(40), row(40), row(40), row(500), row(1)];
-        let lengths: Vec<usize> = runs(&rows, 100).iter().map(|run| run.len()).collect();
-        assert_eq!(lengths, [2, 1, 1, 1]);
-        assert!(runs(&[], 100).is_empty());
     }
 }

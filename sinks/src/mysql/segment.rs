@@ -10,7 +10,7 @@ use super::connect::{MysqlConn, MysqlSink};
 use super::rows::Cell;
 use crate::sql::MessageRow;
 use crate::sql::fold::{Ack, AckStep, Segment, Status};
-use crate::sql::layout::Payload;
+use crate::sql::layout::Layout;
 use crate::sql::text::datetime;
 
 type Done = sqlx::Result<()>;
@@ -19,14 +19,14 @@ impl MysqlSink {
     /// Stores a segment. `known` are messages that are there already.
     pub(super) async fn segment(&self, conn: &mut MysqlConn, segment: &Segment<'_>, known: &HashSet<String>) -> Done {
         self.messages(conn, segment, known).await?;
-        let expiring: Vec<Vec<Cell>> = segment
+        let expiring: Vec<Vec<Cell<'_>>> = segment
             .expiring()
             .into_iter()
             .map(|(msgid, kind, topic, us)| vec![Cell::text(msgid), Cell::text(kind), Cell::text(topic), Cell::Int(us)])
             .collect();
         let head = "insert into forebay_expiry (msgid, kind, topic, expires_us)";
         conn.insert(head, &expiring, "on duplicate key update expires_us = expires_us").await?;
-        let imported: Vec<Vec<Cell>> =
+        let imported: Vec<Vec<Cell<'_>>> =
             segment.imported.iter().map(|(msgid, key)| vec![Cell::text(msgid), Cell::text(key)]).collect();
         let head = "insert into forebay_imported (msgid, row_key)";
         conn.insert(head, &imported, "on duplicate key update row_key = row_key").await?;
@@ -63,12 +63,12 @@ impl MysqlSink {
 
     async fn messages(&self, conn: &mut MysqlConn, segment: &Segment<'_>, known: &HashSet<String>) -> Done {
         let node = conn.found.layout.column("mqtt_msg", "node").is_some();
-        let rows: Vec<Vec<Cell>> = segment
+        let rows: Vec<Vec<Cell<'_>>> = segment
             .messages
             .iter()
             .filter(|row| !known.contains(&row.msgid))
             .map(|row| {
-                let mut cells = self.cells(conn, "mqtt_msg", row, node);
+                let mut cells = self.cells(&conn.found.layout, "mqtt_msg", row, node);
                 cells.push(Cell::Int(i64::from(row.retain)));
                 cells
             })
@@ -79,16 +79,16 @@ impl MysqlSink {
     }
 
     /// msgid, topic, sender, qos, arrived, payload and, where the table has it, node.
-    fn cells(&self, conn: &MysqlConn, table: &str, row: &MessageRow, node: bool) -> Vec<Cell> {
+    fn cells<'a>(&'a self, layout: &Layout, table: &str, row: &'a MessageRow, node: bool) -> Vec<Cell<'a>> {
         // What does not fit was refused before anything was sent.
-        let payload = conn.found.layout.payload(table, &row.payload, self.config.binary_payload);
+        let payload = layout.payload(table, &row.payload, self.config.binary_payload);
         let mut cells = vec![
             Cell::text(&row.msgid),
             Cell::text(&row.topic),
             Cell::text(&row.sender),
             Cell::Int(i64::from(row.qos)),
-            Cell::Text(datetime(row.at_us)),
-            payload.unwrap_or(Payload::Bytes(Vec::new())).into(),
+            Cell::Text(datetime(row.at_us).into()),
+            payload.map_or(Cell::Null, Cell::from),
         ];
         if node {
             cells.push(Cell::text(&self.config.node_name));
@@ -107,9 +107,9 @@ impl MysqlSink {
             segment.retained.iter().filter(|(_, row)| row.is_none()).filter_map(|(topic, _)| id_of(topic)).collect();
         conn.delete("mqtt_retain", &gone).await?;
         let node = conn.found.layout.column("mqtt_retain", "node").is_some();
-        let (mut new, mut known): (Vec<Vec<Cell>>, Vec<Vec<Cell>>) = (Vec::new(), Vec::new());
+        let (mut new, mut known): (Vec<Vec<Cell<'_>>>, Vec<Vec<Cell<'_>>>) = (Vec::new(), Vec::new());
         for row in segment.retained.values().flatten() {
-            put(&mut new, &mut known, id_of(&row.topic), self.cells(conn, "mqtt_retain", row, node));
+            put(&mut new, &mut known, id_of(&row.topic), self.cells(&conn.found.layout, "mqtt_retain", row, node));
         }
         let mut columns = vec!["msgid", "topic", "sender", "qos", "arrived", "payload"];
         columns.extend(node.then_some("node"));
@@ -122,8 +122,8 @@ impl MysqlSink {
         }
         let clients: Vec<Vec<&str>> = segment.clients.keys().map(|client| vec![*client]).collect();
         let there = conn.by_key("mqtt_client", &["clientid"], "node", &clients).await?;
-        let (mut new, mut known): (Vec<Vec<Cell>>, Vec<Vec<Cell>>) = (Vec::new(), Vec::new());
-        let time = |us: Option<u64>| us.map_or(Cell::Null, |us| Cell::Text(datetime(us)));
+        let (mut new, mut known): (Vec<Vec<Cell<'_>>>, Vec<Vec<Cell<'_>>>) = (Vec::new(), Vec::new());
+        let time = |us: Option<u64>| us.map_or(Cell::Null, |us| Cell::Text(datetime(us).into()));
         for (client, status) in &segment.clients {
             let found = there.get(&vec![(*client).to_owned()]);
             let (state, came, went) = match status {
@@ -163,12 +163,12 @@ async fn acknowledge(conn: &mut MysqlConn, acks: &[Ack<'_>]) -> Done {
     }
     let keys: Vec<Vec<&str>> = read.keys().map(|(client, topic)| vec![*client, *topic]).collect();
     let there = conn.by_key("mqtt_acked", &["clientid", "topic"], "mid", &keys).await?;
-    let (mut new, mut known): (Vec<Vec<Cell>>, Vec<Vec<Cell>>) = (Vec::new(), Vec::new());
+    let (mut new, mut known): (Vec<Vec<Cell<'_>>>, Vec<Vec<Cell<'_>>>) = (Vec::new(), Vec::new());
     for ((client, topic), (mid, at_us)) in read {
         let found = there.get(&vec![client.to_owned(), topic.to_owned()]);
         let before = found.and_then(|(_, mid)| mid.as_deref()?.parse::<u64>().ok()).unwrap_or(0);
         if mid > before {
-            let cells = vec![Cell::text(client), Cell::text(topic), Cell::Id(mid), Cell::Text(datetime(at_us))];
+            let cells = vec![Cell::text(client), Cell::text(topic), Cell::Id(mid), Cell::Text(datetime(at_us).into())];
             put(&mut new, &mut known, found.map(|(id, _)| *id), cells);
         }
     }
@@ -192,7 +192,7 @@ async fn forget(conn: &mut MysqlConn, client: &str, filter: &str) -> Done {
 }
 
 /// A row that is there is written under its id.
-fn put(new: &mut Vec<Vec<Cell>>, known: &mut Vec<Vec<Cell>>, id: Option<u64>, mut cells: Vec<Cell>) {
+fn put<'a>(new: &mut Vec<Vec<Cell<'a>>>, known: &mut Vec<Vec<Cell<'a>>>, id: Option<u64>, mut cells: Vec<Cell<'a>>) {
     match id {
         Some(id) => {
             cells.push(Cell::Id(id));
@@ -211,8 +211,8 @@ async fn upsert(
     conn: &mut MysqlConn,
     table: &str,
     columns: &[&str],
-    new: &[Vec<Cell>],
-    known: &[Vec<Cell>],
+    new: &[Vec<Cell<'_>>],
+    known: &[Vec<Cell<'_>>],
     sets: &str,
 ) -> Done {
     let columns = columns.join(", ");

@@ -84,6 +84,7 @@ impl MysqlSink {
                 continue;
             };
             self.run(conn, &run, again, &mut stored).await?;
+            stored.extend(run.iter().filter_map(|op| op.message()).map(|row| row.msgid.clone()));
             run.clear();
             if let Err(error) = statement(conn, sql, values).await {
                 if lost_statements(&error) {
@@ -122,9 +123,7 @@ impl MysqlSink {
         if again && !rows.is_empty() {
             stored.extend(known(conn, rows).await.map_err(built_in)?);
         }
-        self.segment(conn, &segment, stored).await.map_err(built_in)?;
-        stored.extend(rows.iter().map(|row| row.msgid.clone()));
-        Ok(())
+        self.segment(conn, &segment, stored).await.map_err(built_in)
     }
 
     async fn position_rows(&self, conn: &mut MysqlConn, log_id: u64, sink: &str) -> sqlx::Result<Vec<PositionRow>> {
@@ -157,11 +156,7 @@ async fn store(conn: &mut MysqlConn, positions: &Positions, rows: &[(i64, i64)])
             Cell::Int(positions.prefix.0.cast_signed()),
         ]
     };
-    let mut cells: Vec<Vec<Cell>> = rows.iter().map(row).collect();
-    // Filled up with the last row again, so that few statements serve all lengths and one is enough.
-    if let Some(last) = cells.last().cloned() {
-        cells.resize(cells.len().next_power_of_two(), last);
-    }
+    let cells: Vec<Vec<Cell<'_>>> = rows.iter().map(row).collect();
     conn.insert(
         "insert into forebay_position (log_id, sink, lane, lsn, prefix)",
         &cells,
@@ -180,6 +175,12 @@ impl Sink for MysqlSink {
 
     fn connections(&self) -> usize {
         self.config.connections
+    }
+
+    // InnoDB's threads that append to one table wait for each other's pages: eight of them use twice the processor time of two, and are
+    // no faster. The second has its batch ready when the first is done.
+    fn writers(&self, statements: bool) -> usize {
+        if statements { self.config.connections } else { self.config.connections.min(2) }
     }
 
     fn atomic(&self) -> bool {

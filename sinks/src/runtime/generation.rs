@@ -17,6 +17,7 @@ use super::status::SinkState;
 use super::tracker::Tracker;
 use super::worker::{Work, Worker};
 use super::{Shared, Stop};
+use crate::rule::Action;
 use crate::sink::{Kept, Sink, WriteError};
 
 /// How often a sink that waits for its operator looks again.
@@ -205,7 +206,8 @@ async fn one<S: Sink>(shared: &Arc<Shared<S>>, conn: S::Conn, start: Lsn, kept: 
     let mut tasks = JoinSet::new();
     let mut queues = Vec::new();
     let mut conn = Some(conn);
-    for number in 0..shared.sink.connections().clamp(1, usize::from(crate::sink::LANES)) {
+    let statements = shared.plan.rules().iter().any(|rule| matches!(rule.action, Action::Statements(_)));
+    for number in 0..shared.sink.writers(statements).clamp(1, usize::from(crate::sink::LANES)) {
         let (queue, receiver) = mpsc::channel::<Work<S::Op>>(QUEUE_RECORDS);
         queues.push(queue);
         let worker = Worker::new(shared.clone(), generation.clone(), number, receiver, conn.take());
