@@ -297,7 +297,9 @@ async fn a_thousand_messages_take_few_round_trips() {
         let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{name}:calls=")));
         line.map_or(0, |rest| rest.split(',').next().unwrap().parse::<u64>().unwrap())
     };
-    assert_eq!((calls("hset") / 20_000, calls("zadd")), (1, 20_000));
+    // Each message has its hash, and enters its topic's set with others of its batch.
+    assert_eq!(calls("hset") / 20_000, 1);
+    assert!(calls("zadd") < 20_000 / 10, "{}", calls("zadd"));
     // One script a batch; connecting and upkeep ask a few times more.
     let asked: u64 = ["evalsha", "script|load", "hsetnx", "zrangebyscore"].iter().map(|name| calls(name)).sum();
     println!("{asked} requests for 20,000 messages");

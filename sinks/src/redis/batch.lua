@@ -1,9 +1,11 @@
 -- A batch: operations and the position that says they are done, at once. Operations that are known to be done are left out, so
 -- that a batch can come twice: from a connection that was given up, and again from the one that followed it.
 --
--- KEYS: position, partial, expiry. ARGV: epoch, node, retain layout, prefix ('' = no position), number of lanes, then lane and
--- position of each, then operations: tag, lane, record, place, number of arguments, arguments.
+-- KEYS: position, partial, expiry. ARGV: epoch, node, retain layout, prefix ('' = no position), number of lanes, then of each its
+-- number, its new position and its first record in the batch, then operations: tag, name (lane:record:place), number of arguments,
+-- arguments. 'messages' are several operations, with their names separated by spaces and seven arguments each.
 -- Returns {'ok'}, {'stale'}, {'failed', index, error, ...} or {'stop', index, error}: after a stop the rest was not tried.
+local ARGV, redis = ARGV, redis
 local positions, partial, expiry = KEYS[1], KEYS[2], KEYS[3]
 local epoch, node, zset, prefix, count = ARGV[1], ARGV[2], ARGV[3] == 'zset', ARGV[4], tonumber(ARGV[5])
 local at = 6
@@ -193,43 +195,114 @@ local function stops(fault)
   return false
 end
 
-local lanes, done = {}, {}
+local lanes, done, fresh = {}, {}, true
 for _ = 1, count do
-  lanes[#lanes + 1] = ARGV[at]
-  lanes[#lanes + 1] = ARGV[at + 1]
-  done[ARGV[at]] = tonumber(redis.call('HGET', positions, ARGV[at]) or 0)
-  at = at + 2
+  local lane, position, first = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  lanes[#lanes + 1] = lane
+  lanes[#lanes + 1] = position
+  done[lane] = tonumber(redis.call('HGET', positions, lane) or 0)
+  fresh = fresh and done[lane] <= tonumber(first)
+  at = at + 3
 end
 
 local kept = prefix ~= '' and redis.call('EXISTS', partial) == 1
+fresh = fresh and not kept
 local index, failed, finished, halted = 0, {}, {}, nil
-while at <= #ARGV do
-  local lane, record, n = ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 4])
-  local known = (done[lane] and tonumber(record) < done[lane])
-    or (kept and redis.call('HEXISTS', partial, lane .. ':' .. record .. ':' .. ARGV[at + 3]) == 1)
-  if not known then
-    local ok, why = pcall(ops[ARGV[at]], at + 5, n)
-    if ok then
-      finished[#finished + 1] = at
-    else
-      local fault = type(why) == 'table' and why.fault or tostring(why)
-      if stops(fault) then
-        halted = {'stop', index, fault}
-        break
+
+local function is_done(name)
+  local lane, record = string.match(name, '^(%d+):(%d+):')
+  return (done[lane] and tonumber(record) < done[lane]) or (kept and redis.call('HEXISTS', partial, name) == 1)
+end
+
+local function refused(number, fault)
+  if stops(fault) then
+    halted = halted or {'stop', number, fault}
+  else
+    failed[#failed + 1] = number
+    failed[#failed + 1] = fault
+  end
+end
+
+-- Messages that follow one another: their hashes are written first, then each topic gets its members in one command. A member is
+-- never there before its hash. The names are of interest only where something is done already, or fails.
+local function messages(a, n, names)
+  local names_of, is_known = {}, nil
+  if not fresh then
+    for name in string.gmatch(names, '%S+') do
+      names_of[#names_of + 1] = name
+    end
+    is_known = is_done
+  end
+  local try, members, topics = redis.pcall, {}, {}
+  local number = index
+  for i = a, a + n - 1, 7 do
+    if not is_known or not is_known(names_of[number - index + 1]) then
+      local id, topic = ARGV[i], ARGV[i + 1]
+      local reply = try('HSET', 'mqtt:msg:' .. id, 'id', id, 'from', ARGV[i + 2], 'qos', ARGV[i + 3], 'topic', topic,
+        'payload', ARGV[i + 4], 'ts', ARGV[i + 5], 'retain', ARGV[i + 6])
+      if type(reply) == 'table' and reply.err then
+        refused(number, reply.err)
+        if halted then
+          return
+        end
+      else
+        local command = members[topic]
+        if not command then
+          command = {'ZADD', 'mqtt:msg:' .. topic, count = 2, of = {}}
+          members[topic] = command
+          topics[#topics + 1] = command
+        end
+        local k = command.count
+        command[k + 1], command[k + 2], command.of[k / 2], command.count = '1', id, number, k + 2
       end
-      failed[#failed + 1] = index
-      failed[#failed + 1] = fault
+    end
+    number = number + 1
+  end
+  for _, command in ipairs(topics) do
+    local reply = try(unpack(command))
+    if type(reply) == 'table' and reply.err then
+      for _, of in ipairs(command.of) do
+        refused(of, reply.err)
+      end
+      if halted then
+        return
+      end
+    else
+      finished[#finished + 1] = {names = names, first = index, of = command.of}
     end
   end
-  index = index + 1
-  at = at + 5 + n
+  index = number
+end
+
+while at <= #ARGV and not halted do
+  local tag, name, n = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
+  if tag == 'messages' then
+    messages(at + 3, n, name)
+  else
+    if fresh or not is_done(name) then
+      local ok, why = pcall(ops[tag], at + 3, n)
+      if ok then
+        finished[#finished + 1] = {names = name, first = index, of = {index}}
+      else
+        refused(index, type(why) == 'table' and why.fault or tostring(why))
+      end
+    end
+    index = index + 1
+  end
+  at = at + 3 + n
 end
 
 if halted or #failed > 0 then
   -- The position waits for those that failed to be dealt with; until then the others are remembered one by one.
   if prefix ~= '' then
-    for _, a in ipairs(finished) do
-      redis.pcall('HSET', partial, ARGV[a + 1] .. ':' .. ARGV[a + 2] .. ':' .. ARGV[a + 3], 1)
+    for _, some in ipairs(finished) do
+      local names = {}
+      for name in string.gmatch(some.names, '%S+') do
+        names[#names + 1] = name
+      end
+      for _, number in ipairs(some.of) do
+        redis.pcall('HSET', partial, names[number - some.first + 1], 1)
+      end
     end
   end
   return halted or {'failed', unpack(failed)}

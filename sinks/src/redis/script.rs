@@ -1,5 +1,9 @@
 //! The batch script: how operations are put into its arguments, and what it answers.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use forebay_engine::Lsn;
 use redis::{Cmd, Value};
 
 use super::config::RetainLayout;
@@ -43,34 +47,64 @@ pub(super) fn command(sha: &str, home: &Home, epoch: &str, node: &str, layout: R
     cmd
 }
 
-/// Adds the position.
-pub(super) fn positions(cmd: &mut Cmd, positions: Option<&Positions>) {
+/// Adds the position. `records` are the batch's, with their lanes.
+pub(super) fn positions(cmd: &mut Cmd, positions: Option<&Positions>, records: impl Iterator<Item = (u16, Lsn)>) {
     let Some(positions) = positions else {
         cmd.arg("").arg(0);
         return;
     };
+    let mut firsts: BTreeMap<u16, Lsn> = positions.lanes.iter().copied().collect();
+    for (lane, lsn) in records {
+        if let Some(first) = firsts.get_mut(&lane) {
+            *first = lsn.min(*first);
+        }
+    }
     cmd.arg(positions.prefix.0).arg(positions.lanes.len());
     for (lane, lsn) in &positions.lanes {
-        cmd.arg(*lane).arg(lsn.0);
+        cmd.arg(*lane).arg(lsn.0).arg(firsts.get(lane).unwrap_or(lsn).0);
+    }
+}
+
+/// True for messages that [`messages`] takes.
+pub(super) fn is_plain(what: &What) -> bool {
+    matches!(what, What::Message(row) if row.expires_ms.is_none())
+}
+
+/// Adds several [plain](is_plain) messages at once.
+pub(super) fn messages<'a>(cmd: &mut Cmd, steps: impl ExactSizeIterator<Item = Step<'a>> + Clone) {
+    let mut names = String::with_capacity(steps.len() * 20);
+    for step in steps.clone() {
+        if !names.is_empty() {
+            names.push(' ');
+        }
+        step.name(&mut names);
+    }
+    cmd.arg("messages").arg(names).arg(steps.len() * FIELDS);
+    for step in steps {
+        if let What::Message(row) = step.what {
+            fields(cmd, row);
+        }
     }
 }
 
 /// Adds an operation.
 pub(super) fn step(cmd: &mut Cmd, step: &Step<'_>) {
     let head = |cmd: &mut Cmd, tag: &str, arguments: usize| {
-        cmd.arg(tag).arg(step.lane).arg(step.lsn).arg(format!("{}.{}", step.rule, step.place)).arg(arguments);
+        let mut name = String::new();
+        step.name(&mut name);
+        cmd.arg(tag).arg(name).arg(arguments);
     };
     match step.what {
         What::Message(row) => {
-            head(cmd, "message", 8);
+            head(cmd, "message", FIELDS + 1);
             message(cmd, row);
         }
         What::Latest(row) => {
-            head(cmd, "latest", 8);
+            head(cmd, "latest", FIELDS + 1);
             message(cmd, row);
         }
         What::Retain(row) => {
-            head(cmd, "retain", 8);
+            head(cmd, "retain", FIELDS + 1);
             message(cmd, row);
         }
         What::RetainDelete { topic } => {
@@ -113,9 +147,24 @@ pub(super) fn step(cmd: &mut Cmd, step: &Step<'_>) {
     }
 }
 
-fn message(cmd: &mut Cmd, row: &MessageRow) {
+impl Step<'_> {
+    /// Its name among the batch's: `lane:record:rule.place`.
+    fn name(&self, out: &mut String) {
+        // Writing into a String can't fail.
+        let _infallible = write!(out, "{}:{}:{}.{}", self.lane, self.lsn, self.rule, self.place);
+    }
+}
+
+/// Arguments of a message that does not expire.
+const FIELDS: usize = 7;
+
+fn fields(cmd: &mut Cmd, row: &MessageRow) {
     cmd.arg(&row.msgid).arg(&*row.topic).arg(&*row.sender).arg(row.qos).arg(row.payload.as_ref()).arg(row.ts);
     cmd.arg(if row.retain { "true" } else { "false" });
+}
+
+fn message(cmd: &mut Cmd, row: &MessageRow) {
+    fields(cmd, row);
     match row.expires_ms {
         Some(ms) => cmd.arg(ms),
         None => cmd.arg(""),

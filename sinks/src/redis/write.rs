@@ -47,14 +47,22 @@ impl RedisSink {
         let forgotten = forgotten(conn, batch.entries).await?;
         let (home, epoch) = conn.home.clone().ok_or_else(unread)?;
         let mut command = script::command(&conn.sha, &home, &epoch, &self.config.node_name, self.config.retain);
-        script::positions(&mut command, batch.positions);
-        for (index, entry) in batch.entries.iter().enumerate() {
-            let topics = forgotten.get(&index).map_or(&[][..], Vec::as_slice);
-            let Entry { lsn, rule, place, op, .. } = entry;
-            script::step(
-                &mut command,
-                &Step { lane: op.lane, lsn: lsn.0, rule: *rule, place: *place, what: &op.what, topics },
-            );
+        script::positions(&mut command, batch.positions, batch.entries.iter().map(|e| (e.op.lane, e.lsn)));
+        let mut index = 0;
+        let runs = batch.entries.chunk_by(|a, b| script::is_plain(&a.op.what) && script::is_plain(&b.op.what));
+        for run in runs {
+            match run {
+                [first, ..] if script::is_plain(&first.op.what) => {
+                    script::messages(&mut command, run.iter().map(|entry| step(entry, &[])));
+                }
+                others => {
+                    for (entry, index) in others.iter().zip(index..) {
+                        let topics = forgotten.get(&index).map_or(&[][..], Vec::as_slice);
+                        script::step(&mut command, &step(entry, topics));
+                    }
+                }
+            }
+            index += run.len();
         }
         let Links::One(One(link)) = &mut conn.links else { return Err(unread()) };
         let value = link.send_packed_command(&command).await.map_err(error::map)?;
@@ -99,6 +107,11 @@ impl RedisSink {
             other => Err(error::unexpected("WAIT", other)),
         }
     }
+}
+
+fn step<'a>(entry: &'a Entry<RedisOp>, topics: &'a [Vec<u8>]) -> Step<'a> {
+    let Entry { lsn, rule, place, op, .. } = entry;
+    Step { lane: op.lane, lsn: lsn.0, rule: *rule, place: *place, what: &op.what, topics }
 }
 
 /// True for a command that may do more when it is run again. Those that are known to set something are not.
