@@ -83,7 +83,10 @@ impl RecordReader for EngineReader {
 }
 
 /// How long a wait for the watermark lasts before the reader looks by itself.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// How often the reader looks at a log that has stopped.
+const STOPPED: Duration = Duration::from_millis(500);
 
 impl Source for EngineSource {
     fn log_id(&self) -> u64 {
@@ -102,7 +105,7 @@ impl Source for EngineSource {
         Box::pin(async move {
             if let Ok(Err(_)) = tokio::time::timeout(LOOK_AGAIN, self.engine.durable(lsn)).await {
                 // A stopped log gets no further records: look now and then, without spinning.
-                tokio::time::sleep(LOOK_AGAIN).await;
+                tokio::time::sleep(STOPPED).await;
             }
         })
     }

@@ -16,8 +16,11 @@ use super::worker::Work;
 use crate::metrics::{LAG_RECORDS, LAG_SECONDS};
 use crate::sink::Sink;
 
-/// How often it looks.
+/// How often it looks while there is something to do.
 const TICK: Duration = Duration::from_millis(50);
+
+/// How often it looks while there is nothing to do and no record comes.
+const IDLE: Duration = Duration::from_secs(5);
 
 pub(crate) async fn run<S: Sink>(
     shared: Arc<Shared<S>>,
@@ -27,13 +30,21 @@ pub(crate) async fn run<S: Sink>(
     let mut reported = shared.source.sink_position(&shared.name).unwrap_or(Lsn::NONE);
     let mut last = Instant::now();
     let mut asked_at = None;
+    let mut idle = false;
     loop {
+        if idle {
+            tokio::select! {
+                () = generation.tracker.changed() => {}
+                () = tokio::time::sleep(IDLE) => {}
+            }
+        }
         tokio::time::sleep(TICK).await;
-        let behind = shared.source.durable_end().0.saturating_sub(generation.tracker.prefix().0);
-        gauges(&shared, behind, generation.tracker.oldest_us());
+        let lag = shared.source.durable_end().0.saturating_sub(generation.tracker.prefix().0);
+        gauges(&shared, lag, generation.tracker.oldest_us());
         let prefix = generation.tracker.noteworthy_prefix();
         let behind = generation.keeps && generation.tracker.stored_prefix() < prefix;
         let asked = shared.source.asked(&shared.name);
+        idle = lag == 0 && prefix == reported && !behind && asked.is_none();
         let due = last.elapsed() >= shared.options.report_every
             || prefix.0.saturating_sub(reported.0) >= shared.options.report_records;
         if asked.is_none() && (!due || prefix == reported && !behind) {

@@ -25,19 +25,19 @@ struct Chunk<Op> {
 
 /// What dead letters need of a batch: the original records, and attempts so far.
 struct Context {
-    originals: HashMap<Lsn, (u8, Bytes)>,
+    originals: Vec<(Lsn, u8, Bytes)>,
     attempts: HashMap<(Lsn, usize, u32), u32>,
 }
 
 impl<S: Sink> Worker<S> {
     /// Stores a batch; returns when each of its records is done.
     pub(crate) async fn settle(&mut self, works: Vec<Work<S::Op>>) -> Result<(), End> {
-        let mut context = Context { originals: HashMap::new(), attempts: HashMap::new() };
+        let mut context = Context { originals: Vec::with_capacity(works.len()), attempts: HashMap::new() };
         let mut chunk = Chunk { entries: Vec::new(), records: Vec::new(), positions: self.generation.keeps };
         let mut permits = Vec::with_capacity(works.len());
         for work in works {
             if work.lsn != Lsn::NONE {
-                context.originals.insert(work.lsn, (work.kind, work.body));
+                context.originals.push((work.lsn, work.kind, work.body));
                 chunk.records.push((work.lsn, work.lane));
             }
             chunk.entries.extend(work.entries);
@@ -255,7 +255,7 @@ impl<S: Sink> Worker<S> {
         letter.reason = reason;
         letter.statement = self.shared.sink.render(&entry.op);
         letter.attempts = attempts;
-        if let Some((kind, body)) = context.originals.get(&entry.lsn) {
+        if let Some((_, kind, body)) = context.originals.iter().find(|(lsn, ..)| *lsn == entry.lsn) {
             letter.kind = *kind;
             letter.body = body.clone();
         }

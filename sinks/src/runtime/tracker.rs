@@ -114,6 +114,11 @@ impl Tracker {
         self.inner.lock().pending.first_key_value().map(|(_, time)| *time)
     }
 
+    /// Resolves at the next change.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
     /// Resolves when nothing is under way.
     pub(crate) async fn idle(&self) {
         loop {
