@@ -18,6 +18,9 @@ use crate::wire::{self, Packet};
 /// How long the last acknowledgements and deliveries may take after the last publish.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How often a publisher with a rate looks whether the next publish is due.
+const TICK: Duration = Duration::from_millis(1);
+
 /// What to do.
 #[derive(Clone, Debug)]
 pub struct Load {
@@ -35,6 +38,8 @@ pub struct Load {
     pub time: Duration,
     /// One subscriber of `bench/#` with QoS 1.
     pub subscriber: bool,
+    /// Publishes a second, over all publishers; `None` = as many as the windows allow.
+    pub rate: Option<u32>,
 }
 
 /// What was measured. Latencies are in microseconds.
@@ -187,19 +192,29 @@ async fn publish(load: Rc<Load>, mut stream: TcpStream, n: u32, clock: Clock) ->
     let (mut samples, mut sent): (Samples, VecDeque<(u16, u64)>) = (Samples::default(), VecDeque::new());
     let (mut out, mut input) = (BytesMut::new(), BytesMut::with_capacity(4096));
     let (mut id, mut sequence) = (0u16, 0u64);
+    let own_rate = load.rate.map(|rate| f64::from(rate) / f64::from(load.publishers.max(1)) / 1e9);
     loop {
         let now = clock.now();
-        while now < clock.to && sent.len() < load.window {
+        let due = own_rate.map_or(u64::MAX, |rate| (now as f64 * rate) as u64);
+        while now < clock.to && sent.len() < load.window && sequence < due {
             id = id.checked_add(1).unwrap_or(1);
             wire::publish(&mut out, &topic, id, (now, n, sequence), load.payload);
             sent.push_back((id, now));
             sequence += 1;
         }
-        if sent.is_empty() {
+        if sent.is_empty() && now >= clock.to {
             return Ok(samples);
         }
         stream.write_all_buf(&mut out).await?;
-        let read = tokio::time::timeout(PATIENCE, stream.read_buf(&mut input)).await;
+        let paced = own_rate.is_some() && now < clock.to;
+        if sent.is_empty() && paced {
+            tokio::time::sleep(TICK).await;
+            continue;
+        }
+        let read = tokio::time::timeout(if paced { TICK } else { PATIENCE }, stream.read_buf(&mut input)).await;
+        if paced && read.is_err() {
+            continue;
+        }
         let read = read.with_context(|| format!("no PUBACK within {PATIENCE:?}, {} are missing", sent.len()))?;
         anyhow::ensure!(read? > 0, "the server closed the connection");
         let now = clock.now();

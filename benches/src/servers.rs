@@ -1,6 +1,7 @@
 //! Servers as child processes: free loopback ports, a temporary folder each, killed and removed when dropped.
 
-use std::net::{SocketAddr, TcpListener};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ const TICKS: f64 = 100.0;
 pub struct Server {
     /// Where it takes MQTT connections.
     pub mqtt: SocketAddr,
+    admin: Option<SocketAddr>,
     child: Child,
     _folder: TempDir,
 }
@@ -49,15 +51,62 @@ impl Server {
     /// # Errors
     /// Where it does not start.
     pub fn forebay(program: &Path, sink: bool) -> Result<Server> {
-        let (folder, mqtt, admin) = (tempfile::tempdir()?, free_address()?, free_address()?);
+        Server::forebay_with(program, tempfile::tempdir()?, &[("FOREBAY_SINKS_ENABLED", &sink.to_string())], None)
+    }
+
+    /// Forebay with its defaults and the rules of a configuration, in a temporary folder that goes with it.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub fn forebay_replicating(program: &Path, folder: TempDir, conf: &str) -> Result<Server> {
+        Server::forebay_with(program, folder, &[], Some(conf))
+    }
+
+    fn forebay_with(program: &Path, folder: TempDir, env: &[(&str, &str)], conf: Option<&str>) -> Result<Server> {
+        let (mqtt, admin) = (free_address()?, free_address()?);
+        // The child runs in another folder.
+        let program = program.canonicalize().with_context(|| format!("looking for {}", program.display()))?;
         let mut command = Command::new(program);
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("FOREBAY_")) {
             command.env_remove(name);
         }
-        command.env("FOREBAY_SINKS_ENABLED", sink.to_string()).current_dir(folder.path());
+        command.envs(env.iter().copied()).current_dir(folder.path());
         command.arg("run").arg("--data").arg(folder.path().join("data"));
         command.args(["--mqtt", &mqtt.to_string(), "--admin", &admin.to_string()]);
-        Server::start(command, folder, mqtt)
+        if let Some(conf) = conf {
+            let file = folder.path().join("bench.conf");
+            std::fs::write(&file, conf)?;
+            command.arg("--backends").arg(file);
+        }
+        let mut server = Server::start(command, folder, mqtt)?;
+        server.admin = Some(admin);
+        Ok(server)
+    }
+
+    /// The sinks' metric of that name, by sink.
+    ///
+    /// # Errors
+    /// Where the server has no admin interface, or does not answer.
+    pub fn sink_metric(&self, name: &str) -> Result<Vec<(String, f64)>> {
+        let mut stream = TcpStream::connect(self.admin.context("a server without metrics")?)?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        let of = text.lines().filter_map(|line| {
+            let (labels, value) = line.strip_prefix(name)?.strip_prefix('{')?.split_once("} ")?;
+            Some((labels.split('"').nth(1)?.to_owned(), value.parse().ok()?))
+        });
+        Ok(of.collect())
+    }
+
+    /// Resident memory, KiB.
+    ///
+    /// # Errors
+    /// Where the system does not say.
+    pub fn resident_kib(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
     }
 
     fn start(mut command: Command, folder: TempDir, mqtt: SocketAddr) -> Result<Server> {
@@ -65,7 +114,7 @@ impl Server {
         let messages = std::fs::File::create(folder.path().join("stderr"))?;
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(messages).spawn();
         let child = child.with_context(|| format!("starting {program}"))?;
-        let mut server = Server { mqtt, child, _folder: folder };
+        let mut server = Server { mqtt, admin: None, child, _folder: folder };
         let begun = Instant::now();
         while !load::is_up(mqtt) {
             if let Some(status) = server.child.try_wait()? {

@@ -43,6 +43,7 @@ fn main() -> Result<()> {
         warm_up: Duration::from_secs_f64(options.warm_up),
         time: Duration::from_secs_f64(options.seconds),
         subscriber: !options.publish_only,
+        rate: None,
     })?;
     println!("acknowledged  {:.0}/s  p50 {} us  p99 {} us", report.acknowledged, report.ack_p50, report.ack_p99);
     if !options.publish_only {

@@ -119,6 +119,7 @@ fn measure(options: &Options, rival: Rival, payload: usize, round: usize) -> Res
         warm_up: Duration::from_secs_f64(options.warm_up),
         time: Duration::from_secs_f64(options.seconds),
         subscriber: !options.publish_only,
+        rate: None,
     })?;
     let cpu_us = (server.cpu_seconds()? - before) * 1e6 / report.total.max(1) as f64;
     Ok(Cell { rival, payload, round, report, cpu_us })
