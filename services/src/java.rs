@@ -133,6 +133,18 @@ impl Jars {
 pub(crate) struct Place(PathBuf);
 
 impl Place {
+    /// The jar whose name begins so.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub fn jar(&self, prefix: &str) -> Result<PathBuf> {
+        let lib = self.0.join("lib");
+        let files = fs::read_dir(&lib).with_context(|| format!("reading {}", lib.display()))?;
+        let mut paths = files.filter_map(|file| Some(file.ok()?.path()));
+        let named = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix));
+        paths.find(named).with_context(|| format!("{} has no {prefix}*.jar", lib.display()))
+    }
+
     /// `java` with its memory, temporary files, class path and, at the end, the class: the caller adds its arguments.
     #[must_use]
     pub fn command(&self, jvm: &Jvm<'_>) -> Command {

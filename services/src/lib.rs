@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail};
 
+pub mod cassandra;
 pub mod certificates;
 pub mod influxdb;
 mod java;
@@ -103,6 +104,7 @@ pub fn all() -> Vec<Box<dyn Service>> {
         Box::new(influxdb::InfluxDb { tls: false }),
         Box::new(influxdb::InfluxDb { tls: true }),
         Box::new(opentsdb::OpenTsdb),
+        Box::new(cassandra::Cassandra { tls: false }),
         Box::new(victoria::Victoria),
         Box::new(toxiproxy::Toxiproxy),
     ]

@@ -5,6 +5,7 @@ use std::net::UdpSocket;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use forebay_services::cassandra::Cassandra;
 use forebay_services::influxdb::{self, InfluxDb};
 use forebay_services::opentsdb::OpenTsdb;
 use forebay_services::postgres::Postgres;
@@ -136,6 +137,16 @@ fn opentsdb_keeps_a_put_that_was_synced_though_its_store_is_killed() {
         let (_, found) = http(&[&format!("{url}/api/query?start=1599999999&end=1600000001&m=sum:m")]);
         found.contains("\"1600000000\":7")
     });
+}
+
+#[test]
+fn cassandra_lets_its_superuser_in_again_after_a_kill() {
+    // Its start waits until it logs in.
+    let mut server = private(&Cassandra { tls: false }).unwrap();
+    let port = server.process().port();
+    server.process().kill();
+    server.process().restart().unwrap();
+    assert_eq!(server.address, format!("cassandra://cassandra:cassandra@127.0.0.1:{port}"));
 }
 
 #[test]
