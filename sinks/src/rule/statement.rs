@@ -232,22 +232,15 @@ fn check_words(plain: &str, database: Database, faults: &mut Vec<StatementFault>
     let is = |word: Option<&(usize, &str)>, known: &[&str]| {
         word.is_some_and(|(_, word)| known.iter().any(|known| known.eq_ignore_ascii_case(word)))
     };
-    if database == Database::Cassandra {
-        if words.iter().any(|word| is(Some(word), &["if"])) {
-            let message = "`IF` can't be used: statements carry the record's time, and Cassandra allows one of the two"
-                .to_owned();
-            let help =
-                "without `IF` a statement can be repeated: a write with an older time never replaces a newer one";
-            faults.push(fault(0, plain.len(), message, Some(help.to_owned())));
-        }
-        return;
-    }
     let mut refuse = |word: Option<&(usize, &str)>, help: &str| {
         if let Some((at, word)) = word {
             let message = format!("`{}` can't be used in a rule", word.to_ascii_uppercase());
             faults.push(fault(*at, at + word.len(), message, Some(help.to_owned())));
         }
     };
+    if database == Database::Cassandra {
+        return check_cql(&words, &mut refuse);
+    }
     if is(words.first(), &TRANSACTION) {
         refuse(words.first(), "each batch is one transaction already, together with the sink's position");
     }
@@ -269,6 +262,27 @@ fn check_words(plain: &str, database: Database, faults: &mut Vec<StatementFault>
                 );
             }
         }
+    }
+}
+
+/// Statements about the session, its batches or the tables of all.
+const CQL_SESSION: [&str; 9] = ["alter", "begin", "create", "drop", "grant", "list", "revoke", "truncate", "use"];
+
+/// Refuses what would take the timestamp out of the sink's hands: sent again, a statement could replace a newer row.
+fn check_cql(words: &[(usize, &str)], refuse: &mut impl FnMut(Option<&(usize, &str)>, &str)) {
+    let is = |word: Option<&(usize, &str)>, known: &str| word.is_some_and(|(_, word)| word.eq_ignore_ascii_case(known));
+    if words.first().is_some_and(|(_, first)| CQL_SESSION.iter().any(|word| word.eq_ignore_ascii_case(first))) {
+        refuse(words.first(), "the session and its batches are the sink's: run it once with another program");
+    }
+    for word in words.iter().filter(|word| is(Some(word), "if")) {
+        let help = "each statement carries its record's time, which Cassandra does not take together with a condition; without \
+                    it a statement can be repeated: a write with an older time never replaces a newer one";
+        refuse(Some(word), help);
+    }
+    let using = words.iter().position(|word| is(Some(word), "using")).unwrap_or(words.len());
+    let options = words.iter().skip(using).take_while(|word| !is(Some(word), "set") && !is(Some(word), "where"));
+    if let Some(word) = options.into_iter().find(|word| is(Some(word), "timestamp")) {
+        refuse(Some(word), "each statement carries its record's time already; `USING TTL` can be used");
     }
 }
 
@@ -405,6 +419,24 @@ mod tests {
             "update t set a = b or c",
         ] {
             assert!(refused(source).is_empty(), "{source}: {:?}", refused(source));
+        }
+        for (source, start, end) in [
+            ("insert into a (x) values (1) IF NOT EXISTS", 29, 31),
+            ("update a set x = ${topic} where y = 'if' if exists", 41, 43),
+            ("insert into a (x) values (${topic}) using ttl 5 and timestamp 3", 52, 61),
+            ("delete from a USING TIMESTAMP 3 where x = ${topic}", 20, 29),
+            ("begin batch", 0, 5),
+            ("USE other", 0, 3),
+        ] {
+            let found = faults(source, Database::Cassandra, Hook::MessagePublish);
+            assert_eq!(found.len(), 1, "{source}: {found:?}");
+            assert_eq!((found[0].0, found[0].1), (start, end), "{source}: {found:?}");
+        }
+        for source in [
+            "insert into a (timestamp) values (${topic}) using ttl 5",
+            "update a using ttl 5 set timestamp = ${topic} where x = 1",
+        ] {
+            assert!(faults(source, Database::Cassandra, Hook::MessagePublish).is_empty(), "{source}");
         }
         assert_eq!(faults("start transaction", Database::Mysql, Hook::MessagePublish).len(), 1);
         assert!(faults("pragma x", Database::Pgsql, Hook::MessagePublish).is_empty());
