@@ -6,6 +6,8 @@
 //! Order of reading: [`sink`] (what a database's author writes), [`runtime`] (everything else), [`memory`] (the smallest sink),
 //! [`sqlite`] (a real one; what it shares with the other SQL databases is in [`sql`]), [`registry`] (how a configuration becomes running sinks).
 
+#[cfg(feature = "cassandra")]
+pub mod cassandra;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod dead_letter;
@@ -18,7 +20,14 @@ pub mod http;
 pub mod influxdb;
 pub mod inspect;
 #[cfg_attr(
-    not(any(feature = "redis", feature = "sqlite", feature = "mysql", feature = "pgsql", feature = "http")),
+    not(any(
+        feature = "cassandra",
+        feature = "redis",
+        feature = "sqlite",
+        feature = "mysql",
+        feature = "pgsql",
+        feature = "http"
+    )),
     allow(dead_code, reason = "the databases' lookups use it")
 )]
 pub mod lookup;
@@ -38,7 +47,11 @@ pub mod rule;
 pub mod runtime;
 pub mod sink;
 pub mod source;
-#[cfg(any(feature = "sqlite", feature = "mysql", feature = "pgsql"))]
+#[cfg(any(feature = "cassandra", feature = "sqlite", feature = "mysql", feature = "pgsql"))]
+#[cfg_attr(
+    not(any(feature = "sqlite", feature = "mysql", feature = "pgsql")),
+    allow(dead_code, unused_imports, reason = "Cassandra uses a part of it")
+)]
 pub mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
@@ -58,6 +71,8 @@ pub const AVAILABLE: &[rule::Database] = &[
     rule::Database::Influxdb,
     #[cfg(feature = "opentsdb")]
     rule::Database::Opentsdb,
+    #[cfg(feature = "cassandra")]
+    rule::Database::Cassandra,
 ];
 
 pub use lookup::Lookups;

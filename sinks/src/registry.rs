@@ -1,7 +1,14 @@
 //! From a configuration to running sinks: the one `match` over databases.
 
 #![cfg_attr(
-    not(any(feature = "redis", feature = "sqlite", feature = "mysql", feature = "pgsql", feature = "http")),
+    not(any(
+        feature = "cassandra",
+        feature = "redis",
+        feature = "sqlite",
+        feature = "mysql",
+        feature = "pgsql",
+        feature = "http"
+    )),
     allow(unused, reason = "without a driver nothing is started")
 )]
 
@@ -242,7 +249,7 @@ pub(crate) fn visit<V: Visit>(
         database: pool.database.name().to_owned(),
         remedy,
     };
-    #[cfg(any(feature = "mysql", feature = "pgsql", feature = "http"))]
+    #[cfg(any(feature = "cassandra", feature = "mysql", feature = "pgsql", feature = "http"))]
     let setting = |reason| StartError::Setting { at: pool.at.clone(), reason };
     match pool.database {
         #[cfg(feature = "redis")]
@@ -287,6 +294,13 @@ pub(crate) fn visit<V: Visit>(
         Database::Opentsdb => Err(no_driver("build with the feature `opentsdb`")),
         #[cfg(not(feature = "sqlite"))]
         Database::Sqlite => Err(no_driver("build with the feature `sqlite`")),
+        #[cfg(feature = "cassandra")]
+        Database::Cassandra => {
+            let config = crate::cassandra::CassandraConfig::from_pool(pool, &options.node_name).map_err(setting)?;
+            Ok(visitor.with(crate::cassandra::CassandraSink::new(config)))
+        }
+        #[cfg(not(feature = "cassandra"))]
+        Database::Cassandra => Err(no_driver("build with the feature `cassandra`")),
         _ => Err(no_driver(
             "its driver is not built yet; remove the rule, or name one of those that `forebay schema` knows",
         )),
@@ -310,6 +324,8 @@ pub fn schema(database: Database) -> Option<String> {
         Database::Opentsdb => Some(crate::opentsdb::schema_text()),
         #[cfg(feature = "pgsql")]
         Database::Pgsql => Some(crate::pgsql::schema_text()),
+        #[cfg(feature = "cassandra")]
+        Database::Cassandra => Some(crate::cassandra::schema_text()),
         _ => None,
     }
 }

@@ -225,8 +225,21 @@ const CASSANDRA: &[KeySpec] = &[
     USERNAME,
     PASSWORD,
     key("keyspace", ValueKind::Text, Some("mqtt"), "keyspace"),
+    key(
+        "consistency",
+        ValueKind::OneOf(&["one", "two", "three", "quorum", "all", "local_quorum", "each_quorum", "local_one"]),
+        Some("local_quorum"),
+        "how many replicas must have a write before it counts as stored, and are asked for a read",
+    ),
+    replaced(
+        "serial_consistency",
+        ValueKind::OneOf(&["serial", "local_serial"]),
+        "no conditional statement: rules can't have any",
+        "replicas of conditional statements",
+    ),
     replaced("logger", ValueKind::Text, "Forebay's own log", "log level of the Erlang driver"),
     BINARY_PAYLOAD,
+    SCHEMA,
 ];
 
 const DYNAMO: &[KeySpec] = &[

@@ -63,7 +63,7 @@ pub(crate) fn imported(record: &SinkRecord) -> Option<SqlOp> {
     Some(SqlOp::Imported { msgid: record.msgid.to_string(), key: key.clone() })
 }
 
-fn message_row(record: &SinkRecord, p: &Published, rule: &Rule) -> Arc<MessageRow> {
+pub(crate) fn message_row(record: &SinkRecord, p: &Published, rule: &Rule) -> Arc<MessageRow> {
     let lives = rule.expired_time.map(|d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
     Arc::new(MessageRow {
         msgid: record.msgid.to_string(),
@@ -86,7 +86,7 @@ fn statement_op(statement: &Statement, record: &SinkRecord, statements: &Stateme
     Ok(SqlOp::Statement { sql: statements.text(statement), values })
 }
 
-fn value(param: Param, record: &SinkRecord) -> Result<Value, EncodeError> {
+pub(crate) fn value(param: Param, record: &SinkRecord) -> Result<Value, EncodeError> {
     let absent =
         || EncodeError { reason: format!("this hook has no parameter {param:?}; `forebay check` names the rule") };
     let text = |t: &ByteString| Ok(Value::Text(t.clone()));

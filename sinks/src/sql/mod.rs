@@ -12,12 +12,14 @@ pub(crate) mod link;
 mod op;
 #[cfg(any(feature = "mysql", feature = "pgsql"))]
 pub(crate) mod position;
-#[cfg(any(feature = "mysql", feature = "pgsql"))]
+#[cfg(any(feature = "cassandra", feature = "mysql", feature = "pgsql"))]
 mod server;
 pub(crate) mod statements;
 pub(crate) mod text;
 
+#[cfg(feature = "cassandra")]
+pub(crate) use op::shown;
 pub use op::{MessageRow, SqlOp, Value};
 pub(crate) use op::{render, weight};
-#[cfg(any(feature = "mysql", feature = "pgsql"))]
+#[cfg(any(feature = "cassandra", feature = "mysql", feature = "pgsql"))]
 pub use server::{BinaryPayload, SchemaMode, ServerConfig, TlsFiles};

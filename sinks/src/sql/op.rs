@@ -156,7 +156,7 @@ pub(crate) fn render(op: &SqlOp) -> String {
 }
 
 /// A value as it would stand in a statement; long ones are cut.
-fn shown(value: &Value) -> String {
+pub(crate) fn shown(value: &Value) -> String {
     const LONGEST: usize = 200;
     match value {
         Value::Int(number) => number.to_string(),
