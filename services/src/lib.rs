@@ -28,6 +28,7 @@ pub mod certificates;
 pub mod influxdb;
 mod java;
 pub mod mariadb;
+pub mod mongo;
 pub mod mosquitto;
 pub mod mysql;
 pub mod opentsdb;
@@ -101,6 +102,8 @@ pub fn all() -> Vec<Box<dyn Service>> {
         Box::new(mariadb::MariaDb),
         Box::new(mysql::MySql),
         Box::new(postgres::Postgres),
+        Box::new(mongo::Mongo { tls: false, durable: false }),
+        Box::new(mongo::Nx),
         Box::new(influxdb::InfluxDb { tls: false }),
         Box::new(influxdb::InfluxDb { tls: true }),
         Box::new(opentsdb::OpenTsdb),

@@ -1,12 +1,14 @@
 //! The servers start, keep what they were given over a kill and a restart, and are gone when their test is.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::net::UdpSocket;
+use std::io::{Read, Write};
+use std::net::{TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use forebay_services::cassandra::Cassandra;
 use forebay_services::influxdb::{self, InfluxDb};
+use forebay_services::mongo::{Mongo, Nx};
 use forebay_services::opentsdb::OpenTsdb;
 use forebay_services::postgres::Postgres;
 use forebay_services::redis::{PASSWORD, Redis};
@@ -137,6 +139,41 @@ fn opentsdb_keeps_a_put_that_was_synced_though_its_store_is_killed() {
         let (_, found) = http(&[&format!("{url}/api/query?start=1599999999&end=1600000001&m=sum:m")]);
         found.contains("\"1600000000\":7")
     });
+}
+
+/// The first answer of a server that speaks MongoDB's protocol: `hello`, without a driver.
+fn hello(port: u16) -> Vec<u8> {
+    let mut body = 0_u32.to_le_bytes().to_vec();
+    body.push(0);
+    let mut document = b"\x10hello\0\x01\0\0\0\x02$db\0\x06\0\0\0admin\0\0".to_vec();
+    document.splice(0..0, u32::try_from(document.len() + 4).unwrap().to_le_bytes());
+    body.extend(document);
+    let mut message = u32::try_from(body.len() + 16).unwrap().to_le_bytes().to_vec();
+    for number in [1_u32, 0, 2013] {
+        message.extend(number.to_le_bytes());
+    }
+    message.extend(body);
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream.write_all(&message).unwrap();
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).unwrap();
+    let mut rest = vec![0; u32::from_le_bytes(length) as usize - 4];
+    stream.read_exact(&mut rest).unwrap();
+    rest
+}
+
+#[test]
+fn both_servers_of_mongodb_s_protocol_say_what_they_are() {
+    let contains = |answer: &[u8], word: &str| answer.windows(word.len()).any(|part| part == word.as_bytes());
+    let mut server = private(&Mongo { tls: false, durable: true }).unwrap();
+    let port = server.process().port();
+    assert!(contains(&hello(port), "isWritablePrimary"));
+    server.process().kill();
+    server.process().restart().unwrap();
+    assert!(contains(&hello(port), "maxWireVersion"));
+    let nx = private(&Nx).unwrap();
+    assert!(contains(&hello(nx.members[0].port()), "logicalSessionTimeoutMinutes"));
 }
 
 #[test]
