@@ -22,6 +22,7 @@ pub mod inspect;
 #[cfg_attr(
     not(any(
         feature = "cassandra",
+        feature = "mongo",
         feature = "redis",
         feature = "sqlite",
         feature = "mysql",
@@ -33,6 +34,8 @@ pub mod inspect;
 pub mod lookup;
 pub mod memory;
 pub mod metrics;
+#[cfg(feature = "mongo")]
+pub mod mongo;
 #[cfg(feature = "mysql")]
 pub mod mysql;
 #[cfg(feature = "opentsdb")]
@@ -73,6 +76,8 @@ pub const AVAILABLE: &[rule::Database] = &[
     rule::Database::Opentsdb,
     #[cfg(feature = "cassandra")]
     rule::Database::Cassandra,
+    #[cfg(feature = "mongo")]
+    rule::Database::Mongo,
 ];
 
 pub use lookup::Lookups;

@@ -3,6 +3,7 @@
 #![cfg_attr(
     not(any(
         feature = "cassandra",
+        feature = "mongo",
         feature = "redis",
         feature = "sqlite",
         feature = "mysql",
@@ -249,7 +250,7 @@ pub(crate) fn visit<V: Visit>(
         database: pool.database.name().to_owned(),
         remedy,
     };
-    #[cfg(any(feature = "cassandra", feature = "mysql", feature = "pgsql", feature = "http"))]
+    #[cfg(any(feature = "mongo", feature = "cassandra", feature = "mysql", feature = "pgsql", feature = "http"))]
     let setting = |reason| StartError::Setting { at: pool.at.clone(), reason };
     match pool.database {
         #[cfg(feature = "redis")]
@@ -292,6 +293,13 @@ pub(crate) fn visit<V: Visit>(
         }
         #[cfg(not(feature = "opentsdb"))]
         Database::Opentsdb => Err(no_driver("build with the feature `opentsdb`")),
+        #[cfg(feature = "mongo")]
+        Database::Mongo => {
+            let config = crate::mongo::MongoConfig::from_pool(pool, &options.node_name).map_err(setting)?;
+            Ok(visitor.with(crate::mongo::MongoSink::new(config)))
+        }
+        #[cfg(not(feature = "mongo"))]
+        Database::Mongo => Err(no_driver("build with the feature `mongo`")),
         #[cfg(not(feature = "sqlite"))]
         Database::Sqlite => Err(no_driver("build with the feature `sqlite`")),
         #[cfg(feature = "cassandra")]
@@ -326,6 +334,8 @@ pub fn schema(database: Database) -> Option<String> {
         Database::Pgsql => Some(crate::pgsql::schema_text()),
         #[cfg(feature = "cassandra")]
         Database::Cassandra => Some(crate::cassandra::schema_text()),
+        #[cfg(feature = "mongo")]
+        Database::Mongo => Some(crate::mongo::schema_text()),
         _ => None,
     }
 }

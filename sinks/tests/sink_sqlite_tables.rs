@@ -214,8 +214,8 @@ async fn a_file_deleted_under_the_sink_is_filled_again_from_the_log() {
 async fn a_database_without_a_driver_is_refused_with_the_rule_s_place() {
     let folder = tempfile::tempdir().unwrap();
     let mut rules = set(&[(Hook::MessagePublish, None, Function::MessagePublish)]);
-    rules.rules[0].database = Database::Mongo;
-    rules.pools[0].database = Database::Mongo;
+    rules.rules[0].database = Database::Dynamo;
+    rules.pools[0].database = Database::Dynamo;
     let error = Sinks::start(Arc::new(MemoryLog::default()), &rules, &options(folder.path())).unwrap_err();
     assert!(matches!(error, StartError::NoDriver { .. }));
     assert!(error.to_string().starts_with("<conformance>:1:1"), "{error}");

@@ -80,7 +80,7 @@ const SCHEMA: KeySpec = key(
     "schema",
     ValueKind::OneOf(&["create", "verify", "off"]),
     Some("create"),
-    "tables and indexes that are missing are created; or are an error; or are not looked for",
+    "tables (collections) and indexes that are missing are created; or are an error; or are not looked for",
 );
 const STATEMENT_CACHE: KeySpec = key(
     "statement_cache",
@@ -178,8 +178,20 @@ const MONGO: &[KeySpec] = &[
     KEYFILE,
     CERTFILE,
     CACERTFILE,
-    key("w_mode", ValueKind::OneOf(&["safe", "unsafe"]), Some("safe"), "writes are confirmed, or not"),
+    key(
+        "w_mode",
+        ValueKind::OneOf(&["safe", "unsafe"]),
+        Some("safe"),
+        "what counts as stored: what a majority of the servers has in its journal, or what one has answered",
+    ),
     key("r_mode", ValueKind::OneOf(&["master", "slave_ok", "slaver_ok"]), Some("master"), "where lookups may read"),
+    key(
+        "transactions",
+        ValueKind::OneOf(&["auto", "on", "off"]),
+        Some("auto"),
+        "batches and the sink's position are stored in transactions; auto = where the deployment has them",
+    ),
+    SCHEMA,
     replaced("topology.pool_size", ANY_COUNT, "the pool's `pool_size`", "connections of the Erlang driver's monitor"),
     replaced(
         "topology.max_overflow",
@@ -197,7 +209,7 @@ const MONGO: &[KeySpec] = &[
     key("topology.local_threshold_ms", ANY_COUNT, Some("15"), "servers this much slower than the nearest are not read"),
     key("topology.connect_timeout_ms", ANY_COUNT, Some("20000"), "time to connect"),
     replaced("topology.socket_timeout_ms", ANY_COUNT, "the sink's own deadline of each request", "time of a request"),
-    key("topology.server_selection_timeout_ms", ANY_COUNT, Some("30000"), "time to find a server that can be used"),
+    key("topology.server_selection_timeout_ms", ANY_COUNT, Some("5000"), "time to find a server that can be used"),
     replaced(
         "topology.wait_queue_timeout_ms",
         ANY_COUNT,
