@@ -1,174 +1,34 @@
-//! The whole program in front of each database's real server: publishers notice nothing when the database is killed, silent or gone, and
+//! The whole program in front of each database's real servers: publishers notice nothing when a database is killed, silent or gone, and
 //! at the end it holds exactly the log's messages, each once.
 //!
-//! `FOREBAY_TEST_OUTAGE_ROUNDS` (default 10) rounds per server: at a random moment the server or Forebay is killed by SIGKILL, or the server
-//! is suspended (it accepts connections and answers nothing); an outage lasts up to `FOREBAY_TEST_OUTAGE_SECONDS` (default 10). Four
-//! publishers send QoS 1 and 2 all the while. `cargo xtask soak` runs it for longer.
+//! Two stories for each database:
+//!
+//! - *kills*: `FOREBAY_TEST_OUTAGE_ROUNDS` (default 10) rounds under load. At a random moment the server that takes writes, or Forebay, or
+//!   both are killed by SIGKILL, or the server is suspended (it accepts connections and answers nothing). It comes back after a moment
+//!   or, under sentinels and in a cluster, perhaps only after another one was promoted.
+//! - *down*: all servers of the database are down for `FOREBAY_TEST_OUTAGE_SECONDS` (default 10) and until 5,000 messages have been
+//!   acknowledged for each of these seconds.
+//!
+//! `FOREBAY_TEST_OUTAGES` names the blows of the first story; all where it is not set. `cargo xtask soak` runs both for longer.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use std::collections::BTreeMap;
-use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 mod support;
 
-use forebay_services::mariadb::MariaDb;
-use forebay_services::mysql::{MySql, NATIVE_USER};
-use forebay_services::postgres::Postgres;
-use forebay_services::redis::{PASSWORD, Redis};
-use forebay_services::{Private, private};
-use support::load::{Load, Moments};
-use support::{Server, wait_for};
+use forebay_services::Private;
+use support::databases::{OnCluster, OnMariaDb, OnMySql, OnPostgres, OnRedis, OnSentinels, Subject};
+use support::load::{Load, Moments, Publishers};
+use support::{PATIENCE, Server, wait_for};
 
 const PUBLISHERS: u64 = 4;
-/// About 1,500 messages a second: enough that every moment is in the middle of a batch.
-const LOAD: Load = Load { topic: "outage", in_flight: 8, pause: Duration::from_millis(5) };
-
-/// A database as the test reads it.
-trait Subject {
-    /// Its name in rules.
-    fn name(&self) -> &'static str;
-    /// A server of the test's own, whose acknowledged writes survive SIGKILL.
-    fn start(&self) -> Private;
-    /// Lines of the pool `pool1`.
-    fn pool(&self, port: u16) -> String;
-    /// The stored messages: msgid and payload.
-    fn stored(&self, port: u16) -> Vec<(String, String)>;
-}
-
-fn output(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Pairs of the fields of lines `msgid TAB payload`.
-fn pairs(text: &str) -> Vec<(String, String)> {
-    text.lines().map(|line| line.split_once('\t').unwrap()).map(|(a, b)| (a.to_owned(), b.to_owned())).collect()
-}
-
-fn mysql(user: &str, port: u16, sql: &str, database: &[&str]) -> String {
-    let mut command = Command::new("mariadb");
-    command.args(["--no-defaults", "-h127.0.0.1", "-P", &port.to_string(), "-u", user, "-ppw", "-N", "-B"]);
-    output(command.args(["-e", sql]).args(database))
-}
-
-fn mysql_pool(user: &str, port: u16) -> String {
-    mysql(user, port, "create database mqtt character set utf8mb4", &[]);
-    format!(
-        "backend.mysql.pool1.server = 127.0.0.1:{port}\nbackend.mysql.pool1.user = forebay\n\
-         backend.mysql.pool1.password = pw\nbackend.mysql.pool1.database = mqtt\nbackend.mysql.pool1.pool_size = 4\n"
-    )
-}
-
-struct OnMariaDb;
-
-impl Subject for OnMariaDb {
-    fn name(&self) -> &'static str {
-        "mysql"
-    }
-
-    fn start(&self) -> Private {
-        private(&MariaDb).unwrap()
-    }
-
-    fn pool(&self, port: u16) -> String {
-        mysql_pool("forebay", port)
-    }
-
-    fn stored(&self, port: u16) -> Vec<(String, String)> {
-        pairs(&mysql("forebay", port, "select msgid, payload from mqtt_msg", &["mqtt"]))
-    }
-}
-
-struct OnMySql;
-
-impl Subject for OnMySql {
-    fn name(&self) -> &'static str {
-        "mysql"
-    }
-
-    fn start(&self) -> Private {
-        private(&MySql).unwrap()
-    }
-
-    fn pool(&self, port: u16) -> String {
-        // The test's client does not know the way in which Forebay's user logs in.
-        mysql_pool(NATIVE_USER, port)
-    }
-
-    fn stored(&self, port: u16) -> Vec<(String, String)> {
-        pairs(&mysql(NATIVE_USER, port, "select msgid, payload from mqtt_msg", &["mqtt"]))
-    }
-}
-
-struct OnPostgres;
-
-fn psql(port: u16, database: &str, sql: &str) -> String {
-    let line = format!("host=127.0.0.1 port={port} dbname={database} user=forebay password=pw");
-    output(Command::new("psql").args([line.as_str(), "-At", "-F", "\t", "-c", sql]))
-}
-
-impl Subject for OnPostgres {
-    fn name(&self) -> &'static str {
-        "pgsql"
-    }
-
-    fn start(&self) -> Private {
-        private(&Postgres).unwrap()
-    }
-
-    fn pool(&self, port: u16) -> String {
-        psql(port, "postgres", "create database mqtt");
-        format!(
-            "backend.pgsql.pool1.server = 127.0.0.1:{port}\nbackend.pgsql.pool1.username = forebay\n\
-             backend.pgsql.pool1.password = pw\nbackend.pgsql.pool1.database = mqtt\nbackend.pgsql.pool1.pool_size = 4\n"
-        )
-    }
-
-    fn stored(&self, port: u16) -> Vec<(String, String)> {
-        pairs(&psql(port, "mqtt", "select msgid, convert_from(payload, 'UTF8') from mqtt_msg"))
-    }
-}
-
-struct OnRedis;
-
-/// The hashes of messages, each of which must be in its topic's sorted set too.
-const MESSAGES: &str = "local found = {} \
-    for _, key in ipairs(redis.call('keys', 'mqtt:msg:*')) do \
-      if redis.call('type', key).ok == 'hash' then \
-        local id, topic = redis.call('hget', key, 'id'), redis.call('hget', key, 'topic') \
-        if redis.call('zscore', 'mqtt:msg:' .. topic, id) then \
-          found[#found + 1] = id .. '\\t' .. redis.call('hget', key, 'payload') \
-        end \
-      end \
-    end \
-    return found";
-
-impl Subject for OnRedis {
-    fn name(&self) -> &'static str {
-        "redis"
-    }
-
-    fn start(&self) -> Private {
-        private(&Redis { tls: false, durable: true }).unwrap()
-    }
-
-    fn pool(&self, port: u16) -> String {
-        format!(
-            "backend.redis.pool1.type = single\nbackend.redis.pool1.server = 127.0.0.1:{port}\n\
-             backend.redis.pool1.password = {PASSWORD}\nbackend.redis.pool1.pool_size = 4\n"
-        )
-    }
-
-    fn stored(&self, port: u16) -> Vec<(String, String)> {
-        let mut command = Command::new("redis-cli");
-        command.args(["-p", &port.to_string(), "-a", PASSWORD, "--no-auth-warning", "--raw", "eval", MESSAGES, "0"]);
-        pairs(&output(&mut command))
-    }
-}
+/// About 800 messages a second: enough that every moment is in the middle of a batch.
+const LOAD: Load = Load { topic: "outage", in_flight: 8, pause: Duration::from_millis(5), rate: 200 };
+/// 5,000 messages a second.
+const RATE: u64 = 5_000;
+const HEAVY: Load = Load { topic: "outage", in_flight: 256, pause: Duration::ZERO, rate: RATE / PUBLISHERS };
 
 fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |text| text.parse().unwrap())
@@ -183,120 +43,210 @@ enum Blow {
     KillBoth,
 }
 
-const BLOWS: [Blow; 4] = [Blow::KillForebay, Blow::KillDatabase, Blow::SuspendDatabase, Blow::KillBoth];
+const BLOWS: [(&str, Blow); 4] = [
+    ("kill-forebay", Blow::KillForebay),
+    ("kill-database", Blow::KillDatabase),
+    ("suspend-database", Blow::SuspendDatabase),
+    ("kill-both", Blow::KillBoth),
+];
 
-fn strike(blow: Blow, server: &mut Server, database: &mut Private, outage: Duration) {
-    if matches!(blow, Blow::KillDatabase | Blow::KillBoth) {
-        database.process().kill();
-    }
-    if blow == Blow::SuspendDatabase {
-        database.process().suspend();
-    }
-    if matches!(blow, Blow::KillForebay | Blow::KillBoth) {
-        server.kill();
-        server.restart();
-    }
-    match blow {
-        Blow::KillForebay => {}
-        Blow::SuspendDatabase => {
-            std::thread::sleep(outage);
-            database.process().resume();
-        }
-        Blow::KillDatabase | Blow::KillBoth => {
-            std::thread::sleep(outage);
-            database.process().restart().unwrap();
-        }
-    }
+/// Those that are asked for.
+fn blows() -> Vec<Blow> {
+    let Ok(asked) = std::env::var("FOREBAY_TEST_OUTAGES") else { return BLOWS.map(|(_, blow)| blow).to_vec() };
+    let one = |name: &str| BLOWS.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("{name}?")).1;
+    asked.split(',').map(one).collect()
 }
 
-fn play(subject: &dyn Subject) {
-    let (rounds, seconds) = (number("FOREBAY_TEST_OUTAGE_ROUNDS", 10), number("FOREBAY_TEST_OUTAGE_SECONDS", 10));
-    let mut database = subject.start();
-    let port = database.process().port();
-    let name = subject.name();
-    let rules = subject.pool(port)
-        + &format!(
-            r##"backend.{name}.hook.client.connected.1 = {{"action": {{"function": "on_client_connected"}}, "pool": "pool1"}}
-backend.{name}.hook.client.disconnected.1 = {{"action": {{"function": "on_client_disconnected"}}, "pool": "pool1"}}
-backend.{name}.hook.message.publish.1 = {{"topic": "outage/#", "action": {{"function": "on_message_publish"}}, "pool": "pool1"}}
-"##
+/// The program and the database, and what is to be said about them at the end.
+struct Stage<'a> {
+    subject: &'a dyn Subject,
+    name: &'a str,
+    servers: Private,
+    forebay: Server,
+}
+
+impl<'a> Stage<'a> {
+    fn set(name: &'a str, subject: &'a dyn Subject) -> Stage<'a> {
+        let servers = subject.start();
+        let backend = subject.name();
+        let mut rules = subject.pool(&servers);
+        for (hook, topic, function) in [
+            ("client.connected", "", "on_client_connected"),
+            ("client.disconnected", "", "on_client_disconnected"),
+            ("message.publish", "\"topic\": \"outage/#\", ", "on_message_publish"),
+        ] {
+            let action = format!("{topic}\"action\": {{\"function\": \"{function}\"}}, \"pool\": \"pool1\"");
+            writeln!(rules, "backend.{backend}.hook.{hook}.1 = {{{action}}}").unwrap();
+        }
+        let mut forebay = Server::stopped();
+        std::fs::write(forebay.dir.path().join("rules.conf"), rules).unwrap();
+        forebay.configure(
+            "backends = [\"rules.conf\"]\n[log]\nsegment_bytes = 4194304\n[sinks]\nrequest_deadline_ms = 2000\n",
         );
-    let mut server = Server::stopped();
-    std::fs::write(server.dir.path().join("rules.conf"), rules).unwrap();
-    server.configure(
-        "backends = [\"rules.conf\"]\n[log]\nsegment_bytes = 4194304\n[sinks]\nrequest_deadline_ms = 2000\n",
-    );
-    server.restart();
-    let stop = Arc::new(AtomicBool::new(false));
-    let publishers: Vec<_> = (0..PUBLISHERS).map(|n| LOAD.publisher(n, server.mqtt, Arc::clone(&stop))).collect();
-    let mut moments = Moments::new();
-    let mut blows = BTreeMap::new();
+        forebay.restart();
+        Stage { subject, name, servers, forebay }
+    }
+
+    fn sink(&self) -> serde_json::Value {
+        self.forebay.sinks().remove(0)
+    }
+
+    fn position(&self) -> u64 {
+        self.sink()["position"].as_u64().unwrap()
+    }
+
+    fn strike(&mut self, blow: Blow, outage: Duration, dice: u64) {
+        let victim = self.subject.victim(&self.servers, dice);
+        if matches!(blow, Blow::KillDatabase | Blow::KillBoth) {
+            self.servers.members[victim].kill();
+        }
+        if blow == Blow::SuspendDatabase {
+            self.servers.members[victim].suspend();
+        }
+        if matches!(blow, Blow::KillForebay | Blow::KillBoth) {
+            self.forebay.kill();
+            self.forebay.restart();
+        }
+        match blow {
+            Blow::KillForebay => {}
+            Blow::SuspendDatabase => {
+                std::thread::sleep(outage);
+                self.servers.members[victim].resume();
+            }
+            Blow::KillDatabase | Blow::KillBoth => {
+                std::thread::sleep(outage);
+                self.servers.members[victim].restart().unwrap();
+            }
+        }
+    }
+
+    /// Waits until the lag is 0, for as long as it becomes less.
+    fn catch_up(&self) -> Duration {
+        let begun = Instant::now();
+        let (mut least, mut since) = (u64::MAX, Instant::now());
+        loop {
+            let sink = self.sink();
+            let lag = sink["lag_records"].as_u64().unwrap();
+            if lag == 0 {
+                return begun.elapsed();
+            }
+            if lag < least {
+                (least, since) = (lag, Instant::now());
+            }
+            assert!(since.elapsed() < PATIENCE, "the sink does not catch up: {sink}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Everything acknowledged is in the log, and everything in the log is in the database, once.
+    fn hold_up(mut self, what: &str, load: Publishers) {
+        let published = load.end();
+        let caught_up = self.catch_up();
+        let letters = self.sink()["dead_letters"].clone();
+        assert!(self.forebay.stop().success(), "{}", self.forebay.messages());
+        let mut logged = self.forebay.logged_pairs();
+        let mut stored = self.subject.stored(&self.servers);
+        logged.sort_unstable();
+        stored.sort_unstable();
+        let twice = stored.chunk_by(|a, b| a.0 == b.0).filter(|rows| rows.len() > 1).count();
+        let missing = logged.iter().filter(|row| stored.binary_search(row).is_err()).count();
+        let in_log: HashSet<&str> = logged.iter().map(|(_, payload)| payload.as_str()).collect();
+        let lost = published.acknowledged.iter().filter(|payload| !in_log.contains(payload.as_str())).count();
+        println!(
+            "{}: {what}: {} sent, {} acknowledged, {} in the log, {} stored, {missing} missing, {twice} twice, {letters} dead letters, \
+             caught up in {:.1} s",
+            self.name,
+            published.sent,
+            published.acknowledged.len(),
+            logged.len(),
+            stored.len(),
+            caught_up.as_secs_f32()
+        );
+        assert_eq!(lost, 0, "acknowledged and not in the log");
+        assert_eq!(twice, 0, "msgids stored more than once");
+        assert_eq!(missing, 0, "in the log and not stored");
+        assert_eq!(stored.len(), logged.len(), "stored and not in the log");
+        assert_eq!(letters, 0, "dead letters");
+    }
+}
+
+/// Kills of either side and silence, at random moments.
+fn kills(name: &str, subject: &dyn Subject) {
+    let (rounds, kinds) = (number("FOREBAY_TEST_OUTAGE_ROUNDS", 10), blows());
+    let mut stage = Stage::set(name, subject);
+    let load = LOAD.start(PUBLISHERS, stage.forebay.mqtt);
+    let mut moments = Moments::salted(name);
+    let mut struck = BTreeMap::new();
+    let mut last = 0;
     for round in 0..rounds {
-        std::thread::sleep(moments.within(100..1500));
+        // The last blow is over when the sink stores again; publishers have not waited for that.
+        last = wait_for("the sink to store again", || Some(stage.position()).filter(|now| *now > last));
+        std::thread::sleep(moments.within(20..600));
         // Each kind comes in turn at first, then as it happens.
-        let blow = BLOWS[if round < 4 { round as usize } else { moments.below(4) as usize }];
-        *blows.entry(blow).or_insert(0) += 1;
-        // One round has the whole outage, the others a part.
-        let longest = if round == 1 { seconds * 1000 } else { seconds * 100 };
-        strike(blow, &mut server, &mut database, moments.within(longest / 2..longest + 1));
+        let kind = if round < kinds.len() as u64 { round } else { moments.below(kinds.len() as u64) };
+        let blow = kinds[kind as usize];
+        *struck.entry(blow).or_insert(0) += 1;
+        let outage = moments.within(30..stage.subject.outage_ms());
+        let dice = moments.below(1 << 16);
+        stage.strike(blow, outage, dice);
+        stage.subject.mend(&mut stage.servers);
+        if (round + 1) % 20 == 0 {
+            println!("{name}: {} of {rounds} rounds, {} acknowledged", round + 1, load.acknowledged());
+        }
     }
-    stop.store(true, Ordering::Relaxed);
-    let (mut sent, mut acknowledged) = (0, Vec::new());
-    for publisher in publishers {
-        let published = publisher.join().unwrap();
-        sent += published.sent;
-        acknowledged.extend(published.acknowledged);
+    assert!(load.acknowledged() > rounds * 10, "the load did not run");
+    stage.hold_up(&format!("{rounds} rounds {struck:?}"), load);
+}
+
+/// Down for some seconds under heavy load.
+fn down(name: &str, subject: &dyn Subject) {
+    let seconds = number("FOREBAY_TEST_OUTAGE_SECONDS", 10);
+    let mut stage = Stage::set(name, subject);
+    let load = HEAVY.start(PUBLISHERS, stage.forebay.mqtt);
+    wait_for("the sink to store", || (stage.position() > 1_000).then_some(()));
+    for member in &mut stage.servers.members {
+        member.kill();
     }
-    let since = Instant::now();
-    wait_for("the sink to catch up", || {
-        let sinks = server.sinks();
-        (sinks.len() == 1 && sinks[0]["lag_records"] == 0).then_some(())
-    });
-    let caught_up = since.elapsed();
-    let letters = server.sinks()[0]["dead_letters"].clone();
-    assert!(server.stop().success(), "{}", server.messages());
-
-    let text = |row: &serde_json::Value, field: &str| row[field].as_str().unwrap().to_owned();
-    let mut logged: Vec<(String, String)> =
-        server.logged().iter().map(|row| (text(row, "msgid"), text(row, "payload"))).collect();
-    let mut stored = subject.stored(port);
-    logged.sort();
-    stored.sort();
-    println!(
-        "{}: {rounds} rounds {blows:?}: {sent} sent, {} acknowledged, {} in the log, {} stored, caught up in {caught_up:?}",
-        database.process().port(),
-        acknowledged.len(),
-        logged.len(),
-        stored.len()
-    );
-    assert!(acknowledged.len() as u64 > rounds * 10, "the load did not run");
-    let in_log: std::collections::HashSet<&str> = logged.iter().map(|(_, payload)| payload.as_str()).collect();
-    let lost = acknowledged.iter().filter(|payload| !in_log.contains(payload.as_str())).count();
-    assert_eq!(lost, 0, "acknowledged and not in the log");
-    let twice = stored.chunk_by(|a, b| a.0 == b.0).filter(|rows| rows.len() > 1).count();
-    assert_eq!(twice, 0, "msgids stored more than once");
-    let missing = logged.iter().filter(|row| stored.binary_search(row).is_err()).count();
-    assert_eq!(missing, 0, "in the log and not stored");
-    assert_eq!(stored.len(), logged.len(), "stored and not in the log");
-    assert_eq!(letters, 0, "dead letters");
+    let (begun, before) = (Instant::now(), load.acknowledged());
+    let (mut most, mut since) = (before, Instant::now());
+    while begun.elapsed() < Duration::from_secs(seconds) || most < before + RATE * seconds {
+        std::thread::sleep(Duration::from_millis(50));
+        let now = load.acknowledged();
+        if now > most {
+            (most, since) = (now, Instant::now());
+        }
+        assert!(since.elapsed() < PATIENCE, "publishers stand still while the database is down");
+    }
+    let (down_for, taken) = (begun.elapsed().as_secs_f32(), load.acknowledged() - before);
+    for member in &mut stage.servers.members {
+        member.restart().unwrap();
+    }
+    stage.subject.mend(&mut stage.servers);
+    let what = format!("down for {down_for:.1} s, in which {taken} messages were acknowledged");
+    stage.hold_up(&what, load);
 }
 
-#[test]
-fn mariadb_holds_exactly_the_logs_messages_after_kills_of_either_side() {
-    play(&OnMariaDb);
+macro_rules! on_each {
+    ($($name:ident: $subject:expr),* $(,)?) => {
+        $(mod $name {
+            use super::*;
+            #[test]
+            fn holds_exactly_the_logs_messages_after_kills_of_either_side() {
+                kills(stringify!($name), &$subject);
+            }
+            #[test]
+            fn holds_exactly_the_logs_messages_after_it_was_down_under_heavy_load() {
+                down(stringify!($name), &$subject);
+            }
+        })*
+    };
 }
 
-#[test]
-fn mysql_holds_exactly_the_logs_messages_after_kills_of_either_side() {
-    play(&OnMySql);
-}
-
-#[test]
-fn postgresql_holds_exactly_the_logs_messages_after_kills_of_either_side() {
-    play(&OnPostgres);
-}
-
-#[test]
-fn redis_holds_exactly_the_logs_messages_after_kills_of_either_side() {
-    play(&OnRedis);
+on_each! {
+    mariadb: OnMariaDb,
+    mysql: OnMySql,
+    postgresql: OnPostgres,
+    redis: OnRedis,
+    redis_sentinel: OnSentinels,
+    redis_cluster: OnCluster,
 }

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::client::{Event, Session};
 
@@ -35,14 +35,60 @@ pub struct Load {
     pub in_flight: usize,
     /// Between two looks at the connection.
     pub pause: Duration,
+    /// Messages a second of one publisher at most.
+    pub rate: u64,
+}
+
+/// Publishers that run until they are told to stop.
+pub struct Publishers {
+    stop: Arc<AtomicBool>,
+    acknowledged: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<Published>>,
+}
+
+impl Publishers {
+    /// Messages acknowledged so far.
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// Has them complete what is in flight; what all of them did.
+    pub fn end(self) -> Published {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut all = Published::default();
+        for thread in self.threads {
+            let one = thread.join().unwrap();
+            all.sent += one.sent;
+            all.acknowledged.extend(one.acknowledged);
+        }
+        all
+    }
 }
 
 impl Load {
+    /// Starts so many publishers.
+    pub fn start(self, publishers: u64, server: SocketAddr) -> Publishers {
+        let (stop, acknowledged) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let threads = (0..publishers).map(|n| self.counted(n, server, Arc::clone(&stop), Arc::clone(&acknowledged)));
+        Publishers { threads: threads.collect(), stop, acknowledged }
+    }
+
     /// Publishes QoS 2 and 1 in turn until `stop`, then waits until everything in flight is complete. Goes on over every break.
     pub fn publisher(self, number: u64, server: SocketAddr, stop: Arc<AtomicBool>) -> JoinHandle<Published> {
+        self.counted(number, server, stop, Arc::default())
+    }
+
+    fn counted(
+        self,
+        number: u64,
+        server: SocketAddr,
+        stop: Arc<AtomicBool>,
+        count: Arc<AtomicU64>,
+    ) -> JoinHandle<Published> {
         std::thread::spawn(move || {
             let mut session = Session::new(&format!("publisher-{number}"), false);
             let mut done = Published::default();
+            let begun = Instant::now();
             let topic = format!("{}/{number}", self.topic);
             while !(stop.load(Ordering::Relaxed) && session.in_flight() == 0) {
                 let Ok(mut connection) = session.connect(server) else {
@@ -52,7 +98,9 @@ impl Load {
                 loop {
                     let stopping = stop.load(Ordering::Relaxed);
                     let mut broken = false;
-                    while !stopping && !broken && connection.in_flight() < self.in_flight {
+                    let due = u128::from(self.rate) * begun.elapsed().as_millis() / 1000;
+                    while !stopping && !broken && connection.in_flight() < self.in_flight && u128::from(done.sent) < due
+                    {
                         let text = payload(number, done.sent);
                         let tag = done.sent;
                         done.sent += 1;
@@ -65,6 +113,7 @@ impl Load {
                             for event in events {
                                 if let Event::Acknowledged(tag) = event {
                                     done.acknowledged.push(payload(number, tag));
+                                    count.fetch_add(1, Ordering::Relaxed);
                                 }
                             }
                         }
@@ -84,6 +133,13 @@ impl Load {
 pub struct Moments(u64);
 
 impl Moments {
+    /// `salt` tells those of one seed apart.
+    pub fn salted(salt: &str) -> Moments {
+        let Moments(seed) = Moments::new();
+        let salted = salt.bytes().fold(seed, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+        Moments(salted | 1)
+    }
+
     pub fn new() -> Moments {
         let from_clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
         let seed =

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 #[path = "../../src/demo/client.rs"]
 pub mod client;
+pub mod databases;
 pub mod load;
 
 use client::Session;
@@ -22,13 +23,18 @@ pub fn free_address() -> SocketAddr {
 }
 
 /// Waits until `condition` gives a value.
-pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+pub fn wait_for<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    wait_within(PATIENCE, what, condition)
+}
+
+/// Waits for what takes seconds on an idle machine.
+pub fn wait_within<T>(patience: Duration, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(value) = condition() {
             return value;
         }
-        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} for: {what}");
+        assert!(start.elapsed() < patience, "waited {patience:?} for: {what}");
         std::thread::sleep(POLL);
     }
 }
@@ -175,6 +181,22 @@ impl Server {
             .collect()
     }
 
+    /// Msgid and payload of the messages in the log, from the offline command: the server must be stopped.
+    pub fn logged_pairs(&self) -> Vec<(String, String)> {
+        use std::io::BufRead as _;
+        let mut command = forebay();
+        command.arg("--data").arg(self.data()).args(["log", "dump", "--json", "--limit", "1000000000"]);
+        let mut child = command.current_dir(self.dir.path()).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+        let rows = lines.map(|line| serde_json::from_str::<serde_json::Value>(&line.unwrap()).unwrap());
+        let pairs = rows
+            .filter(|row| row["event_kind"] == "published")
+            .map(|row| (row["msgid"].as_str().unwrap().to_owned(), payload(&row)))
+            .collect();
+        assert!(child.wait().unwrap().success());
+        pairs
+    }
+
     /// The messages in the log (msgid, topic, payload), from the offline command: the server must be stopped.
     pub fn logged(&self) -> Vec<serde_json::Value> {
         self.ask(&["log", "dump", "--json", "--limit", "1000000000"])
@@ -183,13 +205,17 @@ impl Server {
             .filter(|row| row["event_kind"] == "published")
             .map(|row| {
                 let message = &row["event"]["message"];
-                let hex = message["payload"].as_str().unwrap().as_bytes();
-                let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
-                let payload = String::from_utf8(hex.chunks(2).map(byte).collect()).unwrap();
-                serde_json::json!({ "msgid": row["msgid"], "topic": message["topic"], "payload": payload })
+                serde_json::json!({ "msgid": row["msgid"], "topic": message["topic"], "payload": payload(&row) })
             })
             .collect()
     }
+}
+
+/// The payload of a dumped record of a message.
+fn payload(row: &serde_json::Value) -> String {
+    let hex = row["event"]["message"]["payload"].as_str().unwrap().as_bytes();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    String::from_utf8(hex.chunks(2).map(byte).collect()).unwrap()
 }
 
 impl Drop for Server {

@@ -9,6 +9,7 @@ mod fuzz;
 mod provision;
 mod services;
 mod shell;
+mod soak;
 mod steps;
 
 /// Development tasks of Forebay.
@@ -36,15 +37,8 @@ enum Task {
         #[arg(long, default_value_t = 1000)]
         rounds: u32,
     },
-    /// Kills each database's server and Forebay at random moments under load, that many rounds.
-    Soak {
-        /// Rounds per server.
-        #[arg(long, default_value_t = 200)]
-        rounds: u32,
-        /// The longest outage, s.
-        #[arg(long, default_value_t = 60)]
-        seconds: u32,
-    },
+    /// Kills each database's servers and Forebay at random moments under load, and takes the database away under heavy load.
+    Soak(soak::Options),
     /// Runs the engine on a simulated disk against a model: `--schedules N --seed S --jobs J`, `--fault F`, `--replay`, `--keep LIST`.
     Simulate {
         /// What the simulator is to do; `--help` lists it.
@@ -65,7 +59,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Test { only, rounds } => steps::test(&only, rounds),
         Task::Crash { rounds } => steps::crash(rounds).map(|()| true),
-        Task::Soak { rounds, seconds } => steps::soak(rounds, seconds).map(|()| true),
+        Task::Soak(options) => soak::run(&options).map(|()| true),
         Task::Simulate { arguments } => steps::simulate(&arguments).map(|()| true),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Services { action } => services::run(&action).map(|()| true),

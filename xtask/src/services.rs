@@ -69,6 +69,15 @@ pub struct ForTests(Vec<Box<dyn Service>>);
 const PRIVATE_ONLY: &[&str] = &["mosquitto", "redis-sentinel"];
 
 impl ForTests {
+    /// Starts nothing: for tests that have servers of their own. Ends what earlier runs left behind, and what this one does.
+    ///
+    /// # Errors
+    /// Where a process of an earlier run does not end.
+    pub fn swept() -> Result<ForTests> {
+        sweep()?;
+        Ok(ForTests(Vec::new()))
+    }
+
     /// Starts what does not run, and ends what earlier runs left behind.
     ///
     /// # Errors

@@ -110,18 +110,6 @@ fn interleavings() -> Result<()> {
     shell::run(command.env("RUSTFLAGS", flags).env("CARGO_TARGET_DIR", target.join("interleavings")))
 }
 
-/// Runs the outages of every database for longer: kills of either side and silence, at random moments.
-///
-/// # Errors
-/// Where it failed.
-pub fn soak(rounds: u32, seconds: u32) -> Result<()> {
-    let _servers = services::ForTests::start()?;
-    let mut command = shell::cargo()?;
-    command.args(["test", "--package", "forebay", "--test", "outages", "--locked", "--", "--nocapture"]);
-    command.env("FOREBAY_TEST_OUTAGE_ROUNDS", rounds.to_string());
-    shell::run(command.env("FOREBAY_TEST_OUTAGE_SECONDS", seconds.to_string()))
-}
-
 /// Runs the simulator, optimised: its speed decides how much it finds.
 ///
 /// # Errors
@@ -136,7 +124,7 @@ pub fn simulate(arguments: &[String]) -> Result<()> {
 const SCHEDULES: u32 = 2_000;
 
 /// The suite that every sink must pass is compiled only where it is asked for.
-const SUITE: &str = "forebay-sinks/conformance";
+pub const SUITE: &str = "forebay-sinks/conformance";
 
 /// The environment variable that tells the crash test how long to go on.
 const ROUNDS: &str = "FOREBAY_TEST_CRASH_ROUNDS";
