@@ -33,6 +33,7 @@ pub mod mosquitto;
 pub mod mysql;
 pub mod opentsdb;
 pub mod packages;
+pub mod pgbouncer;
 pub mod postgres;
 mod process;
 pub mod redis;

@@ -79,7 +79,8 @@ fn programs() -> Option<PathBuf> {
     Some(bin)
 }
 
-fn as_system_user(program: &Path) -> Command {
+/// A command as the user who runs the server.
+pub(crate) fn as_system_user(program: &Path) -> Command {
     if !rustix::process::geteuid().is_root() {
         return Command::new(program);
     }

@@ -4,8 +4,13 @@ use anyhow::Result;
 use forebay_services::packages;
 
 /// A program that tests start, and the Debian package that brings it.
-const PROGRAMS: &[(&str, &str)] =
-    &[("mosquitto", "mosquitto"), ("mosquitto_pub", "mosquitto-clients"), ("strace", "strace"), ("sqlite3", "sqlite3")];
+const PROGRAMS: &[(&str, &str)] = &[
+    ("mosquitto", "mosquitto"),
+    ("mosquitto_pub", "mosquitto-clients"),
+    ("strace", "strace"),
+    ("sqlite3", "sqlite3"),
+    ("pgbouncer", "pgbouncer"),
+];
 
 /// Installs what is missing.
 ///

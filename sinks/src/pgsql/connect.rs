@@ -147,6 +147,16 @@ impl PgsqlConn {
         self.inner.execute(self.begin).await.map(|_| ())
     }
 
+    /// Begins a few queries. Behind a pooler, which may give each transaction to another session, they need one.
+    pub(super) async fn enter(&mut self) -> Result<(), WriteError> {
+        if self.cache { Ok(()) } else { self.begin().await.map_err(map) }
+    }
+
+    /// Ends what [`PgsqlConn::enter`] began. After an error the connection is given up.
+    pub(super) async fn leave(&mut self) -> Result<(), WriteError> {
+        if self.cache { Ok(()) } else { self.inner.execute("commit").await.map(|_| ()).map_err(map) }
+    }
+
     /// Ends the transaction so that nothing of it stays. A connection that can't even do that is of no use any more.
     pub(super) async fn rollback(&mut self, error: WriteError) -> WriteError {
         match self.inner.execute("rollback").await {

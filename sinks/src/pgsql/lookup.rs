@@ -46,6 +46,7 @@ impl Lookup for PgsqlSink {
         client: &'a str,
     ) -> Result<Vec<(String, u8)>, WriteError> {
         self.refresh(conn).await?;
+        conn.enter().await?;
         let sql = "select topic::text as topic, qos::int as qos from mqtt_sub where clientid = $1 and topic is not null order by id";
         let query = conn.query(sql).bind(client.to_owned());
         let rows = query.fetch_all(&mut conn.inner).await.map_err(map)?;
@@ -54,6 +55,7 @@ impl Lookup for PgsqlSink {
             let qos: Option<i32> = row.try_get("qos").map_err(map)?;
             found.push((row.try_get("topic").map_err(map)?, u8::try_from(qos.unwrap_or(0)).unwrap_or(u8::MAX)));
         }
+        conn.leave().await?;
         Ok(found)
     }
 
@@ -63,6 +65,7 @@ impl Lookup for PgsqlSink {
         query: OfflineQuery<'a>,
     ) -> Result<Vec<ForeignRow>, WriteError> {
         self.refresh(conn).await?;
+        conn.enter().await?;
         let sql = format!("{}{OFFLINE}", PgsqlSink::columns(conn, "mqtt_msg"));
         let statement = conn
             .query(sql)
@@ -81,14 +84,18 @@ impl Lookup for PgsqlSink {
                 break;
             }
         }
+        drop(rows);
+        conn.leave().await?;
         Ok(found)
     }
 
     async fn retained<'a>(&'a self, conn: &'a mut PgsqlConn, topic: &'a str) -> Result<Option<ForeignRow>, WriteError> {
         self.refresh(conn).await?;
+        conn.enter().await?;
         let sql = format!("{} from mqtt_retain where topic = $1", PgsqlSink::columns(conn, "mqtt_retain"));
         let query = conn.query(sql).bind(topic.to_owned());
         let row = query.fetch_optional(&mut conn.inner).await.map_err(map)?;
+        conn.leave().await?;
         row.map(|row| foreign(&row, topic, Some("retain"))).transpose()
     }
 }

@@ -173,6 +173,8 @@ pub(super) async fn prepare(conn: &mut PgConnection, config: &ServerConfig) -> R
 }
 
 pub(super) async fn look(conn: &mut PgConnection) -> Result<Found, WriteError> {
+    // In one transaction: a pooler may give each to another session, which does not know the statements of the one before.
+    conn.execute("begin").await.map_err(map)?;
     let mut found = Found::default();
     let names: Vec<String> = TABLES.iter().map(|name| (*name).to_owned()).collect();
     for row in sqlx::query(COLUMNS).persistent(false).bind(names).fetch_all(&mut *conn).await.map_err(map)? {
@@ -195,6 +197,7 @@ pub(super) async fn look(conn: &mut PgConnection) -> Result<Found, WriteError> {
     let table = sqlx::query(FOUND_TABLE).persistent(false).fetch_optional(&mut *conn).await.map_err(map)?;
     let plain = table.map_or(Ok(false), |row| row.try_get("copies")).map_err(map)?;
     found.copies = plain && copy::serves(&found.layout);
+    conn.execute("commit").await.map_err(map)?;
     Ok(found)
 }
 

@@ -247,6 +247,7 @@ impl Sink for PgsqlSink {
 
     async fn maintain<'a>(&'a self, conn: &'a mut PgsqlConn, now_us: u64) -> Result<u64, WriteError> {
         self.refresh(conn).await?;
+        conn.enter().await?;
         let due = "with due as (delete from forebay_expiry where (msgid, kind) in (select msgid, kind from forebay_expiry \
              where kind = $1 and expires_us <= $2 order by expires_us limit $3) returning msgid, topic) ";
         let mut removed = 0;
@@ -259,6 +260,7 @@ impl Sink for PgsqlSink {
             let row = query.fetch_one(&mut conn.inner).await.map_err(map)?;
             removed += row.try_get::<i64, _>("n").map_err(map)?.unsigned_abs();
         }
+        conn.leave().await?;
         Ok(removed)
     }
 }
