@@ -119,11 +119,17 @@ impl MysqlSink {
     /// another one may take its place.
     pub(super) async fn refresh(&self, conn: &mut MysqlConn) -> Result<(), WriteError> {
         if conn.used.elapsed() > IDLE && conn.inner.ping().await.is_err() {
-            let ceiling = conn.ceiling;
-            *conn = self.open().await?;
-            conn.ceiling = ceiling;
+            self.reopen(conn).await?;
         }
         conn.used = Instant::now();
+        Ok(())
+    }
+
+    /// Another connection in place of one whose last answer has arrived.
+    pub(super) async fn reopen(&self, conn: &mut MysqlConn) -> Result<(), WriteError> {
+        let ceiling = conn.ceiling;
+        *conn = self.open().await?;
+        conn.ceiling = ceiling;
         Ok(())
     }
 }

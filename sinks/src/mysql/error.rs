@@ -43,6 +43,8 @@ pub(super) fn map_built_in(error: sqlx::Error) -> WriteError {
             WriteError::busy(format!("{error} (the table's ids have run out: alter `id` to bigint unsigned)"))
         }
         1264 => WriteError::busy(format!("{error} (alter the column to bigint unsigned)")),
+        // A column that somebody has added: every row would be refused.
+        1048 | 1364 => WriteError::busy(format!("{error} (give the column a default: Forebay does not fill it)")),
         1062 => WriteError::Whole(
             format!(
                 "{error} (two keys that differ in case, accents or trailing blanks only are one to this column: \
@@ -63,13 +65,16 @@ pub(super) fn map(error: sqlx::Error) -> WriteError {
         1053 | 1077 | 1079 | 1152 | 1153 | 1158..=1161 | 1184 | 1927 | 1970 | 2006 | 2013 | 4031 => {
             return WriteError::Disconnected(error.into());
         }
+        // A session keeps the rights on its database as they were when it entered it: another one sees what is granted.
+        1142 | 1143 | 1227 | 1370 => {
+            return WriteError::Disconnected(format!("{error} (grant the user the right)").into());
+        }
         1213 => "another transaction was in the way: tried again",
         1205 | 3572 => "another transaction holds a lock",
         1317 | 1969 | 3024 => "the statement was cancelled or timed out",
         1223 | 1290 | 1792 | 1836 => "the server is read-only: is it a replica?",
         1040 | 1203 | 1226 => "too many connections: lower pool_size or raise the server's limit",
         1044 | 1045 | 1130 | 1251 | 1698 => "check the pool's username and password",
-        1142 | 1143 | 1227 | 1370 => "grant the user the right",
         1049 => "create the database",
         1054 | 1109 | 1146 => "create the table or column, or correct the rule",
         1021 | 1030 | 1114 => "the server's disk is full: make room",

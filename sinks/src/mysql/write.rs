@@ -69,8 +69,19 @@ impl MysqlSink {
         if find(conn).is_empty() {
             return Ok(Vec::new());
         }
-        conn.found = schema::look(&mut conn.inner).await?;
+        if self.packet_was_raised(conn).await? {
+            self.reopen(conn).await?;
+        } else {
+            conn.found = schema::look(&mut conn.inner).await?;
+        }
         Ok(find(conn))
+    }
+
+    /// A session keeps the limit that it began with.
+    async fn packet_was_raised(&self, conn: &mut MysqlConn) -> Result<bool, WriteError> {
+        let sql = "select cast(@@global.max_allowed_packet as signed) as packet";
+        let packet: i64 = conn.inner.fetch_one(sql).await.and_then(|row| row.try_get("packet")).map_err(map)?;
+        Ok(usize::try_from(packet).is_ok_and(|packet| packet > conn.packet))
     }
 
     async fn transaction(&self, conn: &mut MysqlConn, batch: &Batch<'_, SqlOp>, again: bool) -> Result<(), Failed> {

@@ -33,8 +33,11 @@ pub(super) fn lost_statements(error: &sqlx::Error) -> bool {
 /// large is the id's column, which is the operator's.
 pub(super) fn map_built_in(error: sqlx::Error) -> WriteError {
     match code(&error) {
-        // The next connection looks at the tables again, and creates what is missing where it may.
-        Some("42P01" | "42703") => WriteError::Disconnected(map(error).to_string().into()),
+        // The next connection looks at the tables again, and creates what is missing where it may. 42804: a column has another type
+        // by now.
+        Some("42P01" | "42703" | "42804") => WriteError::Disconnected(map(error).to_string().into()),
+        // A column that somebody has added: every row would be refused.
+        Some("23502") => WriteError::busy(format!("{error} (give the column a default: Forebay does not fill it)")),
         Some(code) if code != "22003" && is_own_fault(&error) => WriteError::Whole(error.into()),
         _ => map(error),
     }

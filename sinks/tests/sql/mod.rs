@@ -1,6 +1,8 @@
 //! Databases of a test's own on the shared servers, and sinks on them.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+pub mod relay;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,7 +13,9 @@ use forebay_services::address;
 use forebay_sinks::conformance::{MemoryLog, nowhere, rule, until};
 use forebay_sinks::dead_letter::{LetterStore, MemoryLetters};
 use forebay_sinks::registry::DatabaseOptions;
-use forebay_sinks::rule::{Action, Database, Function, Hook, Pool, RuleSet, Setting, parse_conf};
+use forebay_sinks::rule::{
+    Action, Database, Function, Hook, Param, Part, Pool, Rule, RuleSet, Setting, Statement, parse_conf,
+};
 use forebay_sinks::runtime::RuntimeOptions;
 use forebay_sinks::runtime::backoff::Backoff;
 use forebay_sinks::source::Source;
@@ -277,4 +281,31 @@ pub async fn done(log: &MemoryLog, sinks: &Sinks, last: Lsn) {
 
 pub async fn stop(sinks: Sinks) {
     sinks.shutdown(Duration::from_secs(10)).await;
+}
+
+/// What the sink said last.
+pub fn error(sinks: &Sinks) -> String {
+    sinks.status()[0].last_error.clone().unwrap_or_default()
+}
+
+/// Waits until the sink says that.
+pub async fn shows(sinks: &Sinks, what: &str) {
+    let end = tokio::time::Instant::now() + Duration::from_secs(60);
+    while !error(sinks).contains(what) {
+        assert!(tokio::time::Instant::now() < end, "it should say `{what}` and says: {}", error(sinks));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A rule of users' statements, as the loader would split them.
+pub fn statements(scratch: &Scratch, number: u32, sources: &[&str]) -> Rule {
+    let all = sources.iter().map(|source| {
+        let mut pieces = source.split("${payload}").map(|text| Part::Text(text.into()));
+        let mut parts: Vec<Part> = pieces.next().into_iter().collect();
+        for piece in pieces {
+            parts.extend([Part::Param(Param::Payload), piece]);
+        }
+        Statement { source: (*source).to_owned(), parts }
+    });
+    rule(scratch.server.database(), Hook::MessagePublish, number, Some("#"), Action::Statements(all.collect()))
 }
