@@ -4,6 +4,9 @@ use redis::{ErrorKind, RedisError, Value};
 
 use crate::sink::WriteError;
 
+/// The answer of a server that has no room for another connection.
+pub(super) const FULL: &str = "ERR max number of clients reached";
+
 /// What the operator is to do about an error that is neither the link's nor a record's.
 fn remedy(code: &str, text: &str) -> Option<&'static str> {
     Some(match code {
@@ -21,6 +24,7 @@ fn remedy(code: &str, text: &str) -> Option<&'static str> {
         _ if ["The user executing the script", "ACL failure", "no permissions"].iter().any(|t| text.contains(t)) => {
             "give the pool's user the right to this command and its keys (ACL SETUSER)"
         }
+        _ if text.contains("max number of clients") => "too many connections: lower pool_size or raise maxclients",
         _ if text.contains("unknown command") || text.contains("Unknown Redis command") => {
             "this Redis does not have the command: correct the rule or load the module"
         }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
 use redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, IntoConnectionInfo, ProtocolVersion,
-    RedisConnectionInfo, TlsCertificates, Value, cmd,
+    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ErrorKind, IntoConnectionInfo,
+    ProtocolVersion, RedisConnectionInfo, TlsCertificates, Value, cmd,
 };
 
 use super::config::{Deployment, RedisConfig, Server, Tls};
@@ -24,6 +25,8 @@ pub(super) enum Login {
     Password,
     /// Not at all (sentinels).
     None,
+    /// Not at all; a database is asked for, so that a refusal has words.
+    Probe,
 }
 
 /// The client of a server; connects nothing.
@@ -40,11 +43,17 @@ pub(super) async fn client(config: &RedisConfig, server: &Server, login: Login) 
             settings = settings.set_username(username);
         }
     }
+    if login == Login::Probe {
+        settings = settings.set_db(config.database.max(1));
+    }
     if let (Some(password), Login::Pool | Login::Password) = (&config.password, login) {
         settings = settings.set_password(&password.0);
     }
     let failed = |e: redis::RedisError| WriteError::busy(format!("connecting to {server}: {e}"));
-    let info = addr.into_connection_info().map_err(failed)?.set_redis_settings(settings);
+    // A link that is given up, or whose process is killed, takes along what the server has not received: late commands would undo in a
+    // cluster what was stored since.
+    let tcp = TcpSettings::default().set_nodelay(true).set_linger_time(Duration::ZERO);
+    let info = addr.into_connection_info().map_err(failed)?.set_redis_settings(settings).set_tcp_settings(tcp);
     match &config.tls {
         None => Client::open(info).map_err(failed),
         Some(tls) => {
@@ -87,12 +96,22 @@ pub(super) async fn open(
         Ok(link) => Ok(link),
         Err(failed) => {
             let at = |cause: String| format!("{server}: {cause}");
-            Err(match error::map(failed) {
+            let full = failed.kind() == ErrorKind::AuthenticationFailed && is_full(config, server, &setup).await;
+            let failed = if full { error::answered(error::FULL) } else { error::map(failed) };
+            Err(match failed {
                 WriteError::Busy { wait, cause } => WriteError::Busy { wait, cause: at(cause.to_string()).into() },
                 other => WriteError::Disconnected(at(other.to_string()).into()),
             })
         }
     }
+}
+
+/// True where the server refuses every connection for want of room. The driver takes that answer for one to the login, and keeps its
+/// words to itself.
+async fn is_full(config: &RedisConfig, server: &Server, setup: &AsyncConnectionConfig) -> bool {
+    let Ok(client) = client(config, server, Login::Probe).await else { return false };
+    let refused = client.get_multiplexed_async_connection_with_config(setup).await.err();
+    refused.is_some_and(|error| error.to_string().contains("max number of clients"))
 }
 
 /// Connects to the server that takes writes.
@@ -196,4 +215,38 @@ pub(super) fn pairs(value: &Value) -> Vec<(&[u8], &[u8])> {
             _ => None,
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+    use crate::redis::RetainLayout;
+
+    #[tokio::test]
+    async fn what_the_server_has_not_received_goes_with_the_link() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let config = RedisConfig {
+            servers: vec![Server { host: "127.0.0.1".into(), port }],
+            deployment: Deployment::Single,
+            connections: 1,
+            database: 0,
+            username: None,
+            password: None,
+            channel: None,
+            retain: RetainLayout::Hash,
+            tls: None,
+            wait_replicas: 0,
+            rewind: Duration::ZERO,
+            node_name: "here".into(),
+        };
+        let link = open(&config, &config.servers[0], Login::Pool).await.unwrap();
+        let (mut end, _) = listener.accept().await.unwrap();
+        drop(link);
+        // An orderly end would send what is left first, for minutes if it has to.
+        let error = tokio::time::timeout(Duration::from_secs(20), end.read(&mut [0; 64])).await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
 }
