@@ -3,7 +3,7 @@
 //! A lookup has a deadline and never fails: when the database is late or down, the answer comes from local state, at once, and a
 //! metric counts it. Rows of other programs become records of the log (with [`Origin::Import`]), once: the database remembers the
 //! row's key beside the record's msgid, this process remembers what is on its way there, and until the sink has worked off what
-//! the log held at start nothing is imported.
+//! the log held at start imports wait.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -34,6 +34,12 @@ const OFFLINE_PAGE_ROWS: usize = 256;
 
 /// Answers remembered for the time when the database is down, by client.
 const REMEMBERED_CLIENTS: usize = 10_000;
+
+/// How long an import waits for the sink to work off what the log held at start.
+const WORKED_OFF_WITHIN: Duration = Duration::from_secs(20);
+
+/// Pause between two looks at the sink's position.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A row that another program wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -257,11 +263,8 @@ impl Entry {
     }
 
     async fn import(&self, client: &str, name: &str, fetch: Option<OfflineOpts>, retained: bool) -> Result<(), String> {
-        let _one_at_a_time = self.importing.lock().await;
+        let _one_at_a_time = self.turn().await?;
         let position = self.sink.status().position;
-        if position < self.end_at_start {
-            return Err("the sink has not yet worked off what the log held at start".to_owned());
-        }
         self.under_way.lock().retain(|_, lsn| *lsn >= position);
         if let Some(opts) = fetch {
             let since_us = opts.time_range.map_or(0, |range| {
@@ -280,6 +283,27 @@ impl Entry {
             }
         }
         Ok(())
+    }
+
+    /// Waits for the import's turn, and until the sink has worked off what the log held at start: rows among that were imported, perhaps,
+    /// and the database does not know of it yet. A client that comes back right after a start gets its rows when that is done.
+    async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, String> {
+        let late = || "the sink has not yet worked off what the log held at start".to_owned();
+        let end = tokio::time::Instant::now() + WORKED_OFF_WITHIN;
+        let behind = || self.sink.status().position < self.end_at_start;
+        // One at a time looks again and again, however many wait.
+        let turn = if behind() {
+            tokio::time::timeout_at(end, self.importing.lock()).await.map_err(|_| late())?
+        } else {
+            self.importing.lock().await
+        };
+        while behind() {
+            if tokio::time::Instant::now() > end {
+                return Err(late());
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(turn)
     }
 
     /// The newest rows of other programs, newest first, page by page.
