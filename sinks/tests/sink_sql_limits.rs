@@ -401,6 +401,9 @@ async fn statements_that_mysql_has_forgotten_are_prepared_again() {
         })
         .await;
         let mut rules = scratch.rules(STORE);
+        // Users' statements are prepared; rows of the guide's tables travel in the statement's text.
+        let named = "insert into mqtt_sub (clientid, topic) values (${payload}, 'x') on duplicate key update qos = 1";
+        rules.rules.push(statements(&scratch, 2, &[named]));
         rules.pools = vec![scratch.pool(&[("server", &format!("127.0.0.1:{}", relay.port)), ("pool_size", "1")])];
         let log = MemoryLog::default();
         let sinks = start(&log, &rules);
