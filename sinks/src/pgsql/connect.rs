@@ -17,6 +17,9 @@ use crate::sql::statements::{Placeholders, Statements};
 /// After so long without use a connection is asked whether it is still there: firewalls forget idle ones.
 const IDLE: Duration = Duration::from_secs(30);
 
+/// What the server quotes where a column's type is another one than it was found with.
+pub(super) const ALTERED: &str = "the type of the column payload was altered";
+
 /// Statements that stay prepared in a connection.
 const STATEMENTS: usize = 256;
 
@@ -145,6 +148,31 @@ impl PgsqlConn {
 
     pub(super) async fn begin(&mut self) -> sqlx::Result<()> {
         self.inner.execute(self.begin).await.map(|_| ())
+    }
+
+    /// Ends the transaction of a batch, unless a payload's column has another type than it was found with: written as bytes into a column that
+    /// is text by now a payload would be another one, unnoticed. The batch's own locks keep its tables as they are until it ends.
+    pub(super) async fn commit(&mut self) -> sqlx::Result<()> {
+        let altered: Vec<String> = ["mqtt_msg", "mqtt_retain"]
+            .into_iter()
+            .filter_map(|table| Some((table, &self.found.layout.column(table, "payload")?.cast)))
+            .map(|(table, cast)| {
+                format!(
+                    "attrelid = to_regclass('{table}') and format_type(atttypid, null) <> '{}'",
+                    cast.replace('\'', "''")
+                )
+            })
+            .collect();
+        if altered.is_empty() {
+            return self.inner.execute("commit").await.map(|_| ());
+        }
+        // An error ends the list of statements before the commit.
+        let sql = format!(
+            "select cast(case when exists (select from pg_catalog.pg_attribute where attname = 'payload' and not attisdropped \
+             and ({})) then '{ALTERED}' else '0' end as integer); commit",
+            altered.join(" or ")
+        );
+        self.inner.execute(AssertSqlSafe(sql)).await.map(|_| ())
     }
 
     /// Begins a few queries. Behind a pooler, which may give each transaction to another session, they need one.

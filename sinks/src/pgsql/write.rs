@@ -6,7 +6,7 @@ use std::sync::Arc;
 use forebay_engine::Lsn;
 use sqlx::{Connection, Executor, Row};
 
-use super::connect::{PgsqlConn, PgsqlSink};
+use super::connect::{ALTERED, PgsqlConn, PgsqlSink};
 use super::error::{lost_statements, map, map_built_in};
 use super::schema;
 use super::statement::{self, Refused};
@@ -202,8 +202,12 @@ impl Sink for PgsqlSink {
             }
         }
         // Whether a commit without an answer took place is read from the position after reconnecting.
-        match conn.inner.execute("commit").await {
-            Ok(_) => Ok(()),
+        match conn.commit().await {
+            Ok(()) => Ok(()),
+            // Nothing was stored; the next connection looks at the tables again.
+            Err(error) if error.as_database_error().is_some_and(|error| error.message().contains(ALTERED)) => {
+                Err(WriteError::Disconnected(error.into()))
+            }
             // A deferred constraint of a user's table speaks up at the end; nothing was stored.
             Err(error) if error.as_database_error().is_some() => Err(map_built_in(error)),
             Err(error) => Err(WriteError::Disconnected(error.into())),
