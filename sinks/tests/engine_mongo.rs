@@ -359,7 +359,13 @@ async fn messages_of_other_programs_reach_a_subscriber_once_and_are_acknowledged
             assert!(left.is_empty(), "acknowledged is removed, theirs too: {left:?}");
         } else {
             assert_eq!(left.len(), 606, "not written back under another id");
-            let acked = scratch.find("mqtt_acked", doc! { "clientid": "c" }).await;
+            // What was settled becomes records a moment later.
+            let patience = tokio::time::Instant::now() + Duration::from_secs(60);
+            let mut acked = Vec::new();
+            while acked.len() != 1 && tokio::time::Instant::now() < patience {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                acked = scratch.find("mqtt_acked", doc! { "clientid": "c" }).await;
+            }
             assert_eq!(acked.len(), 1);
             assert!(acked[0].get_i64("mongo_id").unwrap() > 1, "{acked:?}");
         }

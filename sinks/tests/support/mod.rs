@@ -76,12 +76,17 @@ impl World {
     }
 
     pub fn start_sinks(&mut self) {
-        self.sinks = Some(self.fresh_sinks());
+        self.sinks = Some(self.sinks_with("letters"));
     }
 
     /// Sinks beside those that run.
     pub fn fresh_sinks(&self) -> Sinks {
-        let letters = self.path("letters");
+        self.sinks_with("letters-beside")
+    }
+
+    /// Sinks with their dead letters in this folder: a log is open once at a time.
+    fn sinks_with(&self, letters: &str) -> Sinks {
+        let letters = self.path(letters);
         let options = SinksOptions {
             databases: DatabaseOptions { data_dir: self.folder.path().to_owned(), node_name: "here".into() },
             lookup_deadline: Duration::from_millis(2_000),
