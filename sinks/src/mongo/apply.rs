@@ -288,6 +288,17 @@ impl MongoSink {
     }
 }
 
+/// Where a read position stands after these acknowledgements, and the highest number of that kind: it never goes back among numbers of
+/// one kind. `None` where none of them has a number: those of a batch that have one count, whatever comes behind them.
+fn stands(acks: &[&MsgId], theirs: &Theirs) -> Option<(i64, i64)> {
+    let numbers = acks.iter().filter_map(|msgid| match theirs.get(*msgid) {
+        // The collection's numbers are ints; a document with another `_id` is known by `forebay_imported` alone.
+        Some(id) => integer(id.as_ref()).map(|id| (id, OWN_NUMBERS - 1)),
+        None => Some((number(msgid), node_range(msgid).1)),
+    });
+    numbers.reduce(|now, next| if now.0 < next.0 || now.0 > next.1 { next } else { now })
+}
+
 /// Moves read positions on. The document is made first where it is missing: the step that compares makes none.
 async fn read(
     conn: &mut MongoConn,
@@ -297,15 +308,7 @@ async fn read(
 ) -> Result<(), WriteError> {
     let mut command = Command::new(Kind::Update, "mqtt_acked").ordered();
     for ((client, name), ack) in acks {
-        let (_, high) = node_range(ack.value);
-        let (id, end) = match theirs.get(ack.value) {
-            // The collection's numbers are ints; a document with another `_id` is known by `forebay_imported` alone.
-            Some(id) => match integer(id.as_ref()) {
-                Some(id) => (id, OWN_NUMBERS - 1),
-                None => continue,
-            },
-            None => (number(ack.value), high),
-        };
+        let Some((id, end)) = stands(&ack.value, theirs) else { continue };
         let made = doc! { "_id": key_id(&[client, name]), "mongo_id": id };
         let by = doc! { "clientid": *client, "topic": *name };
         command.update(by.clone(), doc! { "$setOnInsert": made }, true, ack.entries.clone());

@@ -36,8 +36,8 @@ pub(super) struct Keyed<T> {
     pub(super) entries: Vec<usize>,
 }
 
-/// Read positions by client and topic.
-pub(super) type Acks<'a> = BTreeMap<(&'a str, &'a str), Keyed<&'a MsgId>>;
+/// What was acknowledged, in order, by client and topic.
+pub(super) type Acks<'a> = BTreeMap<(&'a str, &'a str), Keyed<Vec<&'a MsgId>>>;
 
 /// A step on mqtt_acked.
 #[derive(Debug)]
@@ -99,8 +99,8 @@ impl<'a> Segment<'a> {
                 }
                 if let Some(AckStep::Read(acks)) = self.acked.last_mut() {
                     let ack =
-                        acks.entry((client, topic)).or_insert_with(|| Keyed { value: msgid, entries: Vec::new() });
-                    ack.value = msgid;
+                        acks.entry((client, topic)).or_insert_with(|| Keyed { value: Vec::new(), entries: Vec::new() });
+                    ack.value.push(msgid);
                     ack.entries.push(entry);
                 }
             }
@@ -126,7 +126,7 @@ impl<'a> Segment<'a> {
     /// Messages that are acknowledged or removed.
     pub(super) fn settled(&self) -> impl Iterator<Item = &'a MsgId> {
         let read = self.acked.iter().filter_map(|step| match step {
-            AckStep::Read(acks) => Some(acks.values().map(|ack| ack.value)),
+            AckStep::Read(acks) => Some(acks.values().flat_map(|ack| ack.value.iter().copied())),
             AckStep::Forget { .. } => None,
         });
         read.flatten().chain(self.removed.iter().map(|removed| removed.value))
@@ -180,10 +180,10 @@ mod tests {
         assert_eq!(segment.latest["l"].entries, [2, 3]);
         assert_eq!(segment.retained["r"], Keyed { value: None, entries: vec![4, 5] });
         assert!(
-            matches!(&segment.acked[0], AckStep::Read(acks) if acks[&("c", "t")] == Keyed { value: &id(2), entries: vec![6, 7] })
+            matches!(&segment.acked[0], AckStep::Read(acks) if acks[&("c", "t")] == Keyed { value: vec![&id(1), &id(2)], entries: vec![6, 7] })
         );
         assert!(matches!(&segment.acked[1], AckStep::Forget { client: "c", filter: "t", entry: 8 }));
-        assert!(matches!(&segment.acked[2], AckStep::Read(acks) if *acks[&("c", "t")].value == id(3)));
+        assert!(matches!(&segment.acked[2], AckStep::Read(acks) if acks[&("c", "t")].value == [&id(3)]));
         assert_eq!(segment.clients["a"].value, Status::Offline { at_s: 2, came_s: Some(1) });
         assert_eq!(segment.clients["d"].value, Status::Offline { at_s: 5, came_s: None });
         assert_eq!(segment.settled().map(|id| id.lsn.0).collect::<Vec<_>>(), [2, 3]);
