@@ -186,6 +186,6 @@ mod tests {
         assert!(matches!(&segment.acked[2], AckStep::Read(acks) if acks[&("c", "t")].value == [&id(3)]));
         assert_eq!(segment.clients["a"].value, Status::Offline { at_s: 2, came_s: Some(1) });
         assert_eq!(segment.clients["d"].value, Status::Offline { at_s: 5, came_s: None });
-        assert_eq!(segment.settled().map(|id| id.lsn.0).collect::<Vec<_>>(), [2, 3]);
+        assert_eq!(segment.settled().map(|id| id.lsn.0).collect::<Vec<_>>(), [1, 2, 3]);
     }
 }
