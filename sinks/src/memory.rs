@@ -22,8 +22,8 @@ pub struct Faults {
     pub die_in_batch: u32,
     /// The next writes store everything and then drop the connection: the outcome is unknown to the caller.
     pub die_after_commit: u32,
-    /// Writes are accepted and never answered.
-    pub hang: bool,
+    /// Writes of at least so many operations are accepted and never answered.
+    pub hang_from: Option<usize>,
     /// Each write takes this long.
     pub slow: Duration,
     /// The next writes answer "busy".
@@ -168,7 +168,7 @@ impl Sink for MemorySink {
         let (hang, slow) = {
             let mut state = self.database.0.lock();
             state.writes += 1;
-            (state.faults.hang, state.faults.slow)
+            (state.faults.hang_from.is_some_and(|from| batch.entries.len() >= from), state.faults.slow)
         };
         if hang {
             std::future::pending::<()>().await;

@@ -7,11 +7,10 @@ mod cassandra_support;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cassandra_support::{View, shared};
+use cassandra_support::{View, connected, shared};
 use forebay_sinks::cassandra::CassandraSink;
 use forebay_sinks::conformance::{self, Fault, Faulty, Subject};
 use forebay_sinks::rule::{Database, Param, Part, Statement};
-use forebay_sinks::sink::Sink;
 
 struct One {
     view: View,
@@ -27,7 +26,7 @@ async fn one(connections: usize) -> One {
     view.run(&format!("begin unlogged batch {} apply batch", rows.collect::<String>())).await;
     let sink = CassandraSink::new(view.config(connections));
     // The clauses have a short deadline for each connect; a session lasts.
-    sink.connect().await.unwrap();
+    connected(&sink).await;
     One { sink: Faulty::new(sink), view }
 }
 

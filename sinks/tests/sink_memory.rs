@@ -39,7 +39,8 @@ impl Subject for Memory {
             Fault::Down => faults.down = true,
             Fault::DieInBatch => faults.die_in_batch = 1,
             Fault::DieAfterCommit => faults.die_after_commit = 1,
-            Fault::Hang => faults.hang = true,
+            Fault::Hang => faults.hang_from = Some(0),
+            Fault::HangIfLarge => faults.hang_from = Some(conformance::PROMPT + 1),
             Fault::Slow => faults.slow = Duration::from_millis(20),
             Fault::Busy => faults.busy = 3,
         }
@@ -99,6 +100,7 @@ suite!(
     keeps_the_order_of_each_key,
     buries_poison_and_stores_the_rest,
     gives_up_on_silence,
+    sends_less_at_once_where_more_is_not_answered,
     waits_for_slow_and_busy,
     shuts_down_in_mid_batch,
     positions_survive,

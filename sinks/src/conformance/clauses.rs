@@ -175,6 +175,18 @@ pub async fn gives_up_on_silence<T: Subject>(subject: &T) {
     sink.shutdown(DEADLINE).await;
 }
 
+/// A database that answers small batches only gets such: what is not answered in time is halved before it is sent again.
+pub async fn sends_less_at_once_where_more_is_not_answered<T: Subject>(subject: &T) {
+    let bench = Bench::new(subject.database());
+    subject.fault(Fault::HangIfLarge);
+    let last = publish(&bench, 40);
+    let sink = bench.start(subject);
+    caught_up(&bench, &sink, last).await;
+    subject.fault(Fault::None);
+    exactly_what_was_published(subject, &bench).await;
+    sink.shutdown(DEADLINE).await;
+}
+
 /// A slow or throttling database loses nothing and buries nothing.
 pub async fn waits_for_slow_and_busy<T: Subject>(subject: &T) {
     let bench = Bench::new(subject.database());

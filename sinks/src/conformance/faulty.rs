@@ -6,7 +6,7 @@ use std::time::Duration;
 use forebay_engine::Lsn;
 use parking_lot::Mutex;
 
-use super::Fault;
+use super::{Fault, PROMPT};
 use crate::rule::Rule;
 use crate::sink::{AtWorst, Batch, BatchLimits, EncodeError, Finding, Kept, Sink, SinkRecord, WriteError};
 
@@ -42,7 +42,7 @@ impl<S: Sink> Faulty<S> {
             Fault::None => 0,
             Fault::DieInBatch | Fault::DieAfterCommit => 1,
             Fault::Busy => 3,
-            Fault::Down | Fault::Hang | Fault::Slow => u32::MAX,
+            Fault::Down | Fault::Hang | Fault::HangIfLarge | Fault::Slow => u32::MAX,
         };
         *self.fault.lock() = (fault, times);
     }
@@ -70,6 +70,9 @@ impl<S: Sink> Sink for Faulty<S> {
     }
     fn connections(&self) -> usize {
         self.inner.connections()
+    }
+    fn writers(&self, statements: bool) -> usize {
+        self.inner.writers(statements)
     }
     fn atomic(&self) -> bool {
         self.inner.atomic()
@@ -122,7 +125,8 @@ impl<S: Sink> Sink for Faulty<S> {
                 }
             }
             Fault::DieAfterCommit => self.inner.write(conn, batch).await.and(Err(broken("died after the commit"))),
-            Fault::Hang => std::future::pending().await,
+            Fault::HangIfLarge if batch.entries.len() <= PROMPT => self.inner.write(conn, batch).await,
+            Fault::Hang | Fault::HangIfLarge => std::future::pending().await,
             Fault::Slow => {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 self.inner.write(conn, batch).await

@@ -37,11 +37,16 @@ pub enum Fault {
     DieAfterCommit,
     /// Writes are accepted and never answered.
     Hang,
+    /// Writes of more than [`PROMPT`] operations are accepted and never answered.
+    HangIfLarge,
     /// Writes take 20 ms each.
     Slow,
     /// The next three writes are answered "busy".
     Busy,
 }
+
+/// The most operations that are answered under [`Fault::HangIfLarge`].
+pub const PROMPT: usize = 4;
 
 /// A database under test.
 pub trait Subject: Send + Sync {

@@ -12,6 +12,7 @@
 
 pub mod backoff;
 mod generation;
+mod pace;
 mod passed;
 pub mod plan;
 mod reader;
@@ -48,7 +49,7 @@ pub struct RuntimeOptions {
     pub request_deadline: Duration,
     /// How long the first record of a batch waits for company.
     pub linger: Duration,
-    /// A write should not take longer: batches shrink and grow towards it.
+    /// A write should not take longer: batches shrink and grow towards it, but do not shrink where that does not help.
     pub target_latency: Duration,
     /// Operations in memory, in bytes, for the whole sink.
     pub memory_bytes: usize,

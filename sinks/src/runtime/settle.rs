@@ -66,11 +66,21 @@ impl<S: Sink> Worker<S> {
             let positions = chunk.positions.then(|| self.positions(&chunk));
             let began = Instant::now();
             let error = match self.send(&chunk, positions.as_ref()).await {
-                Ok(()) => {
+                Some(Ok(())) => {
                     self.stored(&chunk, positions.as_ref(), began);
                     return Ok(());
                 }
-                Err(error) => error,
+                Some(Err(error)) => error,
+                None => {
+                    self.late()?;
+                    if chunk.records.len() > 1 {
+                        // The outcome is unknown: what the database has of it is dropped before it is cut in two.
+                        self.connected(&mut chunk).await?;
+                        bisect(chunk, parts);
+                        return Ok(());
+                    }
+                    continue;
+                }
             };
             match error {
                 WriteError::Items(items) => {
@@ -168,17 +178,22 @@ impl<S: Sink> Worker<S> {
         }
     }
 
-    async fn send(&mut self, chunk: &Chunk<S::Op>, positions: Option<&Positions>) -> Result<(), WriteError> {
+    /// `None` where there is no answer in time.
+    async fn send(&mut self, chunk: &Chunk<S::Op>, positions: Option<&Positions>) -> Option<Result<(), WriteError>> {
         let Some(conn) = self.conn.as_mut() else {
-            return Err(WriteError::Disconnected("there is no connection".into()));
+            return Some(Err(WriteError::Disconnected("there is no connection".into())));
         };
         let batch = Batch { entries: &chunk.entries, positions };
+        tokio::time::timeout(self.shared.options.request_deadline, self.shared.sink.write(conn, batch)).await.ok()
+    }
+
+    /// A batch was not answered in time: its connection is not used again, and batches become smaller. It may just have been more than
+    /// the database can do within the deadline; sent again as it was, it would never come to an end.
+    fn late(&mut self) -> Result<(), End> {
+        self.conn = None;
+        self.pace.late();
         let deadline = self.shared.options.request_deadline;
-        match tokio::time::timeout(deadline, self.shared.sink.write(conn, batch)).await {
-            Ok(result) => result,
-            // The outcome is unknown, so the connection is not used again.
-            Err(_) => Err(WriteError::Disconnected(format!("no answer within {} s", deadline.as_secs_f32()).into())),
-        }
+        self.failed("timeout", None, format!("no answer within {} s", deadline.as_secs_f32()))
     }
 
     fn stored(&mut self, chunk: &Chunk<S::Op>, positions: Option<&Positions>, began: Instant) {
@@ -189,7 +204,7 @@ impl<S: Sink> Worker<S> {
         metrics::histogram!(WRITE_SECONDS, "sink" => name()).record(took.as_secs_f64());
         self.generation.breaker.success();
         self.shared.status.stored(chunk.entries.len());
-        self.adapt(chunk.entries.len(), took);
+        self.pace.stored(chunk.entries.len(), took);
         self.done(chunk, positions);
     }
 

@@ -10,6 +10,7 @@ use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 
 use super::generation::Generation;
+use super::pace::Pace;
 use super::{Replay, Shared, Stop};
 use crate::sink::{Entry, Sink};
 
@@ -36,9 +37,6 @@ impl<Op> Work<Op> {
 /// The worker is to end: the sink stops, or the generation is over.
 pub(crate) struct End;
 
-/// Smallest batch that adaption goes down to.
-const LIMIT_MIN: usize = 16;
-
 /// How often upkeep runs when there is nothing to remove.
 const UPKEEP_EVERY: Duration = Duration::from_secs(10);
 
@@ -48,7 +46,7 @@ pub(crate) struct Worker<S: Sink> {
     pub(crate) conn: Option<S::Conn>,
     number: usize,
     queue: mpsc::Receiver<Work<S::Op>>,
-    limit: usize,
+    pub(crate) pace: Pace,
     upkeep_at: Instant,
 }
 
@@ -68,8 +66,8 @@ impl<S: Sink> Worker<S> {
         queue: mpsc::Receiver<Work<S::Op>>,
         conn: Option<S::Conn>,
     ) -> Self {
-        let limit = (shared.sink.limits().operations / 4).max(LIMIT_MIN);
-        Worker { shared, generation, conn, number, queue, limit, upkeep_at: Instant::now() }
+        let pace = Pace::new(shared.sink.limits().operations, shared.options.target_latency);
+        Worker { shared, generation, conn, number, queue, pace, upkeep_at: Instant::now() }
     }
 
     pub(crate) async fn run(mut self) {
@@ -165,7 +163,7 @@ impl<S: Sink> Worker<S> {
         let until = Instant::now() + self.shared.options.linger;
         let (mut operations, mut bytes) = (first.entries.len(), first.weight);
         let mut batch = vec![first];
-        while operations < self.limit.min(limits.operations) && bytes < limits.bytes {
+        while operations < self.pace.limit() && bytes < limits.bytes {
             let work = match self.queue.try_recv() {
                 Ok(work) => work,
                 Err(_) => match tokio::time::timeout_at(until, self.queue.recv()).await {
@@ -181,15 +179,6 @@ impl<S: Sink> Worker<S> {
             self.generation.flush_asked.store(false, Ordering::Release);
         }
         batch
-    }
-
-    /// Batches grow while they are full and fast, and shrink when they are slow.
-    pub(crate) fn adapt(&mut self, operations: usize, took: Duration) {
-        if took > self.shared.options.target_latency {
-            self.limit = (self.limit / 2).max(LIMIT_MIN);
-        } else if operations >= self.limit {
-            self.limit = (self.limit * 2).min(self.shared.sink.limits().operations.max(1));
-        }
     }
 
     async fn upkeep(&mut self) -> Result<(), End> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use forebay_engine::Lsn;
 use forebay_sinks::cassandra::{CassandraConfig, CassandraSink};
@@ -14,7 +14,7 @@ use forebay_sinks::dead_letter::{LetterStore, MemoryLetters};
 use forebay_sinks::rule::{Action, Database, Function, Hook, Pool, RuleSet, Setting, parse_conf};
 use forebay_sinks::runtime::RuntimeOptions;
 use forebay_sinks::runtime::backoff::Backoff;
-use forebay_sinks::sink::Sink;
+use forebay_sinks::sink::{Sink, WriteError};
 use forebay_sinks::source::Source;
 use forebay_sinks::sql::{BinaryPayload, SchemaMode};
 use forebay_sinks::{DatabaseOptions, Sinks, SinksOptions};
@@ -54,6 +54,21 @@ pub fn config(node: &str, keyspace: &str, connections: usize) -> CassandraConfig
     }
 }
 
+/// Connects once. Other tests' schema changes take statements from the server's cache between their preparation and their use; the
+/// runtime asks again then, and so does this.
+pub async fn connected(sink: &CassandraSink) {
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        match sink.connect().await {
+            Ok(_) => return,
+            Err(WriteError::Busy { .. }) if Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(100)).await
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+}
+
 /// A keyspace, with a session that is no sink's.
 pub struct View {
     pub session: Session,
@@ -66,7 +81,7 @@ impl View {
     pub async fn new(node: &str) -> View {
         let keyspace = name("suite");
         let sink = CassandraSink::new(config(node, &keyspace, 1));
-        sink.connect().await.unwrap();
+        connected(&sink).await;
         View::of(node, &keyspace).await
     }
 
