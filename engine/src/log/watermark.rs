@@ -53,16 +53,23 @@ impl Watermark {
     pub fn publish(&self, end: Lsn, group: u64) {
         self.end.store(end.0, Ordering::SeqCst);
         self.word_of(group).wake();
+        // Who is waiting to be answered comes first, the followers after: a follower that runs on the processor an answer needs delays it.
+        for waker in self.reached(end) {
+            waker.wake();
+        }
         self.watchers.wake();
-        let reached = {
-            let mut tasks = self.tasks.lock();
-            if tasks.waiting.is_empty() {
-                return;
-            }
+    }
+
+    /// Takes the tasks out that wait for less than `end`.
+    fn reached(&self, end: Lsn) -> impl Iterator<Item = Waker> + use<> {
+        let mut tasks = self.tasks.lock();
+        let reached = if tasks.waiting.is_empty() {
+            BTreeMap::new()
+        } else {
             let later = tasks.waiting.split_off(&(end, 0));
             std::mem::replace(&mut tasks.waiting, later)
         };
-        reached.into_values().for_each(Waker::wake);
+        reached.into_values()
     }
 
     /// Wakes everybody for good; the first reason stays.
