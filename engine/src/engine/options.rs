@@ -30,7 +30,7 @@ pub struct EngineOptions {
     /// Default 256 MiB.
     pub checkpoint_bytes: u64,
     /// Bytes of records that may be appended and not yet in state, before ordinary appends answer `Full` and wait: what an opening after a
-    /// crash has to replay is bounded by it. Acknowledgements and ends of sessions go on. At least 1 MiB is granted. Default 64 MiB: far above
+    /// crash has to replay is bounded by it. Acknowledgements and ends of sessions go on. At least 1 MiB is granted. Default 24 MiB: far above
     /// what state lags behind unless records come faster than it can apply them for a while.
     pub apply_lag_bytes: u64,
     /// The wall clock.
@@ -51,7 +51,7 @@ impl EngineOptions {
             bounds: Bounds::default(),
             when_full: WhenFull::default(),
             checkpoint_bytes: 256 * 1024 * 1024,
-            apply_lag_bytes: 64 << 20,
+            apply_lag_bytes: 24 << 20,
             clock: Arc::new(SystemClock),
         }
     }
