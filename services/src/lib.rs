@@ -25,6 +25,7 @@ use anyhow::{Context, Result, bail};
 
 pub mod cassandra;
 pub mod certificates;
+pub mod dynamodb;
 pub mod influxdb;
 mod java;
 pub mod mariadb;
@@ -109,6 +110,7 @@ pub fn all() -> Vec<Box<dyn Service>> {
         Box::new(influxdb::InfluxDb { tls: true }),
         Box::new(opentsdb::OpenTsdb),
         Box::new(cassandra::Cassandra { tls: false }),
+        Box::new(dynamodb::DynamoDb { durable: false }),
         Box::new(victoria::Victoria),
         Box::new(toxiproxy::Toxiproxy),
     ]

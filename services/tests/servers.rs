@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use forebay_services::cassandra::Cassandra;
+use forebay_services::dynamodb::DynamoDb;
 use forebay_services::influxdb::{self, InfluxDb};
 use forebay_services::mongo::{Mongo, Nx};
 use forebay_services::opentsdb::OpenTsdb;
@@ -184,6 +185,34 @@ fn cassandra_lets_its_superuser_in_again_after_a_kill() {
     server.process().kill();
     server.process().restart().unwrap();
     assert_eq!(server.address, format!("cassandra://cassandra:cassandra@127.0.0.1:{port}"));
+}
+
+#[test]
+fn dynamodb_keeps_its_tables_over_a_kill_and_each_key_has_its_own() {
+    let mut server = private(&DynamoDb { durable: true }).unwrap();
+    let url = server.address.clone();
+    // Neither the signature nor the secret is checked.
+    let ask = |key: &str, operation: &str, body: &str| {
+        let login = format!(
+            "authorization: AWS4-HMAC-SHA256 Credential={key}/20240101/us-west-2/dynamodb/aws4_request, SignedHeaders=host, Signature=0"
+        );
+        let target = format!("x-amz-target: DynamoDB_20120810.{operation}");
+        let kind = "content-type: application/x-amz-json-1.0";
+        http(&[&url, "-H", &login, "-H", &target, "-H", kind, "--data-binary", body])
+    };
+    let table = r#"{"TableName":"kept","BillingMode":"PAY_PER_REQUEST","KeySchema":[{"AttributeName":"k","KeyType":"HASH"}],
+        "AttributeDefinitions":[{"AttributeName":"k","AttributeType":"S"}]}"#;
+    let (status, answer) = ask("one", "CreateTable", table);
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(ask("one", "PutItem", r#"{"TableName":"kept","Item":{"k":{"S":"a"}}}"#).0, 200);
+    server.process().kill();
+    server.process().restart().unwrap();
+    let (_, found) = ask("one", "Scan", r#"{"TableName":"kept"}"#);
+    assert!(found.contains("\"Count\":1"), "{found}");
+    let (_, tables) = ask("two", "ListTables", "{}");
+    assert!(!tables.contains("kept"), "{tables}");
+    let (status, refused) = ask("no-such-key", "ListTables", "{}");
+    assert!(status == 400 && refused.contains("UnrecognizedClientException"), "{status} {refused}");
 }
 
 #[test]
