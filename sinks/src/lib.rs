@@ -11,6 +11,8 @@ pub mod cassandra;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod dead_letter;
+#[cfg(feature = "dynamodb")]
+pub mod dynamo;
 pub mod explain;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -22,6 +24,7 @@ pub mod inspect;
 #[cfg_attr(
     not(any(
         feature = "cassandra",
+        feature = "dynamodb",
         feature = "mongo",
         feature = "redis",
         feature = "sqlite",
@@ -50,10 +53,10 @@ pub mod rule;
 pub mod runtime;
 pub mod sink;
 pub mod source;
-#[cfg(any(feature = "cassandra", feature = "sqlite", feature = "mysql", feature = "pgsql"))]
+#[cfg(any(feature = "cassandra", feature = "dynamodb", feature = "sqlite", feature = "mysql", feature = "pgsql"))]
 #[cfg_attr(
     not(any(feature = "sqlite", feature = "mysql", feature = "pgsql")),
-    allow(dead_code, unused_imports, reason = "Cassandra uses a part of it")
+    allow(dead_code, unused_imports, reason = "Cassandra and DynamoDB use a part of it")
 )]
 pub mod sql;
 #[cfg(feature = "sqlite")]
@@ -78,6 +81,8 @@ pub const AVAILABLE: &[rule::Database] = &[
     rule::Database::Cassandra,
     #[cfg(feature = "mongo")]
     rule::Database::Mongo,
+    #[cfg(feature = "dynamodb")]
+    rule::Database::Dynamo,
 ];
 
 pub use lookup::Lookups;

@@ -3,6 +3,7 @@
 #![cfg_attr(
     not(any(
         feature = "cassandra",
+        feature = "dynamodb",
         feature = "mongo",
         feature = "redis",
         feature = "sqlite",
@@ -250,7 +251,14 @@ pub(crate) fn visit<V: Visit>(
         database: pool.database.name().to_owned(),
         remedy,
     };
-    #[cfg(any(feature = "mongo", feature = "cassandra", feature = "mysql", feature = "pgsql", feature = "http"))]
+    #[cfg(any(
+        feature = "mongo",
+        feature = "cassandra",
+        feature = "dynamodb",
+        feature = "mysql",
+        feature = "pgsql",
+        feature = "http"
+    ))]
     let setting = |reason| StartError::Setting { at: pool.at.clone(), reason };
     match pool.database {
         #[cfg(feature = "redis")]
@@ -309,6 +317,13 @@ pub(crate) fn visit<V: Visit>(
         }
         #[cfg(not(feature = "cassandra"))]
         Database::Cassandra => Err(no_driver("build with the feature `cassandra`")),
+        #[cfg(feature = "dynamodb")]
+        Database::Dynamo => {
+            let config = crate::dynamo::DynamoConfig::from_pool(pool, &options.node_name).map_err(setting)?;
+            Ok(visitor.with(crate::dynamo::DynamoSink::new(config)))
+        }
+        #[cfg(not(feature = "dynamodb"))]
+        Database::Dynamo => Err(no_driver("build with the feature `dynamodb`")),
         _ => Err(no_driver(
             "its driver is not built yet; remove the rule, or name one of those that `forebay schema` knows",
         )),
@@ -336,6 +351,8 @@ pub fn schema(database: Database) -> Option<String> {
         Database::Cassandra => Some(crate::cassandra::schema_text()),
         #[cfg(feature = "mongo")]
         Database::Mongo => Some(crate::mongo::schema_text()),
+        #[cfg(feature = "dynamodb")]
+        Database::Dynamo => Some(crate::dynamo::schema_text()),
         _ => None,
     }
 }

@@ -210,15 +210,18 @@ async fn a_file_deleted_under_the_sink_is_filled_again_from_the_log() {
     sinks.shutdown(Duration::from_secs(5)).await;
 }
 
+/// Those that this build leaves out: `--no-default-features --features conformance,sqlite` leaves out all others.
 #[tokio::test]
 async fn a_database_without_a_driver_is_refused_with_the_rule_s_place() {
     let folder = tempfile::tempdir().unwrap();
-    let mut rules = set(&[(Hook::MessagePublish, None, Function::MessagePublish)]);
-    rules.rules[0].database = Database::Dynamo;
-    rules.pools[0].database = Database::Dynamo;
-    let error = Sinks::start(Arc::new(MemoryLog::default()), &rules, &options(folder.path())).unwrap_err();
-    assert!(matches!(error, StartError::NoDriver { .. }));
-    assert!(error.to_string().starts_with("<conformance>:1:1"), "{error}");
+    for database in Database::ALL.into_iter().filter(|database| !forebay_sinks::AVAILABLE.contains(database)) {
+        let mut rules = set(&[(Hook::MessagePublish, None, Function::MessagePublish)]);
+        rules.rules[0].database = database;
+        rules.pools[0].database = database;
+        let error = Sinks::start(Arc::new(MemoryLog::default()), &rules, &options(folder.path())).unwrap_err();
+        assert!(matches!(error, StartError::NoDriver { .. }), "{database}");
+        assert!(error.to_string().starts_with("<conformance>:1:1"), "{error}");
+    }
 }
 
 /// Run by hand, in an optimised build: `cargo test --profile fast … -- --ignored --nocapture drains`.

@@ -256,11 +256,49 @@ const CASSANDRA: &[KeySpec] = &[
 
 const DYNAMO: &[KeySpec] = &[
     key("server", ValueKind::Url, None, "endpoint; the region's own where absent"),
-    POOL_SIZE,
+    alias(
+        key("pool_size", ValueKind::Integer(1, 1_024), Some("8"), "batches under way, each with up to 8 requests"),
+        &["size", "c_pool_size"],
+    ),
     key("region", ValueKind::Text, Some("us-west-2"), "region"),
-    key("aws_access_key_id", ValueKind::Secret, None, "access key"),
+    key(
+        "aws_access_key_id",
+        ValueKind::Secret,
+        None,
+        "access key; where absent what the environment, the profile or the machine has",
+    ),
     key("aws_secret_access_key", ValueKind::Secret, None, "secret of the access key"),
-    BINARY_PAYLOAD,
+    key(
+        "billing",
+        ValueKind::OneOf(&["on_demand", "provisioned"]),
+        Some("on_demand"),
+        "how tables that are created are paid for: by request, or by the throughput of the next two settings",
+    ),
+    key(
+        "read_capacity",
+        ValueKind::Integer(1, 40_000),
+        Some("5"),
+        "with provisioned: read units of each table that is created",
+    ),
+    key(
+        "write_capacity",
+        ValueKind::Integer(1, 40_000),
+        Some("5"),
+        "with provisioned: write units of each table that is created",
+    ),
+    key(
+        "map_ids",
+        ValueKind::Integer(10, 10_000),
+        Some("1000"),
+        "names of messages in an item of mqtt_topic_msg_map before another is begun",
+    ),
+    key(
+        "binary_payload",
+        ValueKind::OneOf(&["none", "base64", "hex"]),
+        Some("none"),
+        "how payloads that are no text are stored: with none as type B, else as type S in these digits",
+    ),
+    SCHEMA,
 ];
 
 const PRECISIONS: ValueKind = ValueKind::OneOf(&["ns", "us", "u", "ms", "s", "m", "h"]);

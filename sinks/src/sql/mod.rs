@@ -12,7 +12,7 @@ pub(crate) mod link;
 mod op;
 #[cfg(any(feature = "mysql", feature = "pgsql"))]
 pub(crate) mod position;
-#[cfg(any(feature = "cassandra", feature = "mysql", feature = "pgsql"))]
+#[cfg(any(feature = "cassandra", feature = "dynamodb", feature = "mysql", feature = "pgsql"))]
 mod server;
 pub(crate) mod statements;
 pub(crate) mod text;
@@ -21,5 +21,5 @@ pub(crate) mod text;
 pub(crate) use op::shown;
 pub use op::{MessageRow, SqlOp, Value};
 pub(crate) use op::{render, weight};
-#[cfg(any(feature = "cassandra", feature = "mysql", feature = "pgsql"))]
+#[cfg(any(feature = "cassandra", feature = "dynamodb", feature = "mysql", feature = "pgsql"))]
 pub use server::{BinaryPayload, SchemaMode, ServerConfig, TlsFiles};
