@@ -41,6 +41,7 @@ async fn serve(configuration: &Configuration) -> Result<(), Failure> {
     let settings = &configuration.loaded.settings;
     let mut signals = Signals::new().map_err(|source| Failure::io("listening for signals", &source))?;
     let metrics = telemetry::start_metrics()?;
+    let upkeep = tokio::spawn(telemetry::keep_metrics(metrics.clone()));
     // Both addresses are tried before the data folder is touched. The broker binds its own a moment later.
     drop(listen("MQTT", "--mqtt", settings.mqtt.listen).await?);
     let listener = listen("admin", "--admin", settings.admin.listen).await?;
@@ -83,6 +84,7 @@ async fn serve(configuration: &Configuration) -> Result<(), Failure> {
     Server::forget(&settings.data);
     drop(stop_admin);
     admin.abort();
+    upkeep.abort();
     if ended.is_ok() {
         tracing::info!("stopped; the log is synced and sealed");
     }

@@ -1,5 +1,7 @@
 //! Messages on stderr and metrics.
 
+use std::time::Duration;
+
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 
@@ -28,7 +30,20 @@ pub fn start_messages(settings: &MessageSettings) -> Result<(), Failure> {
 const SECONDS: &[f64] =
     &[0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0];
 
-/// Installs the recorder that `/metrics` renders. It opens no port of its own.
+/// How often the samples of histograms are put into their buckets.
+const KEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// Puts samples of histograms into their buckets, for ever. The recorder keeps each sample until somebody asks for `/metrics`: where nobody
+/// does, they would fill the memory.
+pub async fn keep_metrics(metrics: PrometheusHandle) {
+    let mut ticks = tokio::time::interval(KEEP_EVERY);
+    loop {
+        ticks.tick().await;
+        metrics.run_upkeep();
+    }
+}
+
+/// Installs the recorder that `/metrics` renders. It opens no port of its own, and needs [`keep_metrics`] beside it.
 ///
 /// # Errors
 /// Where a recorder is installed already.
