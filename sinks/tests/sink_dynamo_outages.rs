@@ -12,6 +12,7 @@ use dynamo_support::wire::{Say, Wire};
 use dynamo_support::{SINK, View, account, done, options, shared, shows, start, stop};
 use forebay_engine::{Lsn, QoS};
 use forebay_services::dynamodb::DynamoDb;
+use forebay_services::influxdb::InfluxDb;
 use forebay_services::toxiproxy::Link;
 use forebay_sinks::Sinks;
 use forebay_sinks::conformance::MemoryLog;
@@ -271,5 +272,37 @@ async fn no_key_at_all_is_shown_with_what_to_do() {
     publisher.publish(1);
     let sinks = start(&publisher.log, &rules);
     shows(&sinks, "no credentials").await;
+    stop(sinks).await;
+}
+
+/// A server that speaks TLS, though not DynamoDB's API: it answers, and that is what is asked for here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn https_checks_the_server_s_certificate() {
+    let server = forebay_services::private(&InfluxDb { tls: true }).unwrap_or_else(|error| panic!("{error:#}"));
+    let endpoint = format!("https://127.0.0.1:{}", server.members[0].port());
+    let log = MemoryLog::default();
+    log.publish("a", b"1", QoS::AtLeastOnce);
+    let sinks = start(&log, &through(&View::at(&endpoint, &account()), &endpoint));
+    shows(&sinks, "certificate").await;
+    stop(sinks).await;
+    // A process that trusts the tests' authority.
+    let authority = forebay_services::certificates::certificates().unwrap().authority;
+    let mut trusting = std::process::Command::new(std::env::current_exe().unwrap());
+    trusting.args(["--ignored", "--exact", "https_with_a_known_authority"]);
+    trusting.env("SSL_CERT_FILE", authority).env("FOREBAY_TEST_HTTPS_ENDPOINT", &endpoint);
+    let output = tokio::task::spawn_blocking(move || trusting.output()).await.unwrap().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "https_checks_the_server_s_certificate runs it in a process of its own"]
+async fn https_with_a_known_authority() {
+    let endpoint = std::env::var("FOREBAY_TEST_HTTPS_ENDPOINT").unwrap();
+    let log = MemoryLog::default();
+    log.publish("a", b"1", QoS::AtLeastOnce);
+    let sinks = start(&log, &through(&View::at(&endpoint, &account()), &endpoint));
+    // An answer of InfluxDB's, which is none of DynamoDB's.
+    shows(&sinks, "no code").await;
     stop(sinks).await;
 }

@@ -130,27 +130,29 @@ where
             let status = service.raw().status().as_u16();
             refused(met.code().unwrap_or("no code"), met.message().unwrap_or("no message"), status, table)
         }
-        SdkError::ConstructionFailure(_) => {
-            Failure::Other(WriteError::busy(format!("{table}: {}", DisplayErrorContext(error))))
-        }
         _ => {
             let said = DisplayErrorContext(error).to_string();
+            let said = shortened(&said);
             // Before a request is sent it is signed, and so an identity looked for.
             if ["credentials", "identity"].iter().any(|word| said.contains(word)) {
                 return Failure::Other(WriteError::busy(format!(
-                    "no credentials: {} (write aws_access_key_id and aws_secret_access_key into the pool, or give the environment, \
-                     a profile or the machine some)",
-                    shortened(&said)
+                    "no credentials: {said} (write aws_access_key_id and aws_secret_access_key into the pool, or give the environment, a \
+                     profile or the machine some)"
                 )));
             }
-            Failure::Other(WriteError::Disconnected(shortened(&said).to_owned().into()))
+            let said = format!("{table}: {said}");
+            Failure::Other(match error {
+                SdkError::ConstructionFailure(_) => WriteError::busy(said),
+                _ => WriteError::Disconnected(said.into()),
+            })
         }
     }
 }
 
 /// The chain of causes without what the SDK shows of its own insides at the end.
 fn shortened(said: &str) -> &str {
-    said.split_once(" (DispatchFailure(").or_else(|| said.split_once(" (ResponseError(")).map_or(said, |(text, _)| text)
+    let inside = [" (DispatchFailure(", " (ResponseError(", " (TimeoutError(", " (ConstructionFailure("];
+    inside.iter().find_map(|begin| said.split_once(begin)).map_or(said, |(chain, _)| chain)
 }
 
 #[cfg(test)]
@@ -176,6 +178,15 @@ mod tests {
             class("ValidationException", "The provided key element does not match the schema", 400),
             Class::Operator(_)
         ));
+    }
+
+    #[test]
+    fn what_is_shown_of_a_lost_link_is_its_causes() {
+        assert_eq!(
+            shortened("dispatch failure: io error: reset (DispatchFailure(DispatchFailure { .. }))"),
+            "dispatch failure: io error: reset"
+        );
+        assert_eq!(shortened("anything (else)"), "anything (else)");
     }
 
     #[test]
