@@ -33,7 +33,8 @@ impl RuleSource {
     /// The databases, in words; `data` is the data folder.
     pub fn pools(&self, data: &Path) -> Vec<String> {
         let file = |pool: &rule::Pool| pool.value("file").map(|file| data.join(file).display().to_string());
-        let server = |pool: &rule::Pool| pool.value("server").map(str::to_owned);
+        let servers = ["nodes", "http.server", "udp.server", "server"];
+        let server = |pool: &rule::Pool| servers.iter().find_map(|name| pool.value(name)).map(str::to_owned);
         let shown = |pool: &rule::Pool| match file(pool).or_else(|| server(pool)) {
             Some(place) => format!("{}/{} ({place})", pool.database, pool.name),
             None => format!("{}/{}", pool.database, pool.name),
@@ -67,4 +68,26 @@ pub fn load(loaded: &Loaded) -> Result<(RuleSource, Vec<String>), Failure> {
         read.rules
     };
     Ok((RuleSource { set }, warnings))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pools_are_shown_with_the_servers_that_they_name() {
+        let text = "backend.ecql.pool1.nodes = 10.0.0.1:9043\nbackend.influxdb.pool1.http.server = 10.0.0.2:8087\n\
+                    backend.redis.pool1.server = 10.0.0.3:6380\nbackend.sqlite.pool1.file = a.db\n";
+        let parsed = rule::parse_conf(Path::new("test.conf"), text);
+        assert_eq!(parsed.faults, []);
+        let mut shown = RuleSource { set: parsed.rules }.pools(Path::new("/data"));
+        shown.sort();
+        let expected = [
+            "cassa/pool1 (10.0.0.1:9043)",
+            "influxdb/pool1 (10.0.0.2:8087)",
+            "redis/pool1 (10.0.0.3:6380)",
+            "sqlite/pool1 (/data/a.db)",
+        ];
+        assert_eq!(shown, expected);
+    }
 }
