@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 mod support;
 
 use support::client::{Event, Session};
-use support::load::{Load, Moments};
+use support::load::{Load, Moments, worded};
 use support::{PATIENCE, Server};
 
 const PUBLISHERS: u64 = 4;
@@ -108,7 +108,7 @@ struct Outcome {
 /// Runs the rounds, and then waits until every message has arrived everywhere.
 fn play(server: &mut Server, rounds: u32) -> Outcome {
     let mut moments = Moments::new();
-    let load = Load { topic: "crash", in_flight: IN_FLIGHT, pause: Duration::ZERO, rate: u64::MAX };
+    let load = Load { topic: "crash", in_flight: IN_FLIGHT, pause: Duration::ZERO, rate: u64::MAX, payload: worded };
     let stop_subscribers = Arc::new(AtomicBool::new(false));
     let stop_publishers = Arc::new(AtomicBool::new(false));
     let (at_qos1, thread1) = subscriber(1, server.mqtt, Arc::clone(&stop_subscribers));

@@ -9,6 +9,7 @@ use forebay_services::postgres::Postgres;
 use forebay_services::redis::{Cluster, MASTER, PASSWORD, Redis, Sentinel};
 use forebay_services::{Private, Process, private};
 
+use super::load::worded;
 use super::{wait_for, wait_within};
 
 /// How long servers may take to agree who leads them, where others take the processor.
@@ -34,6 +35,40 @@ pub trait Subject {
     }
     /// Waits until another blow can be borne: whoever was struck follows a master again.
     fn mend(&self, _servers: &mut Private) {}
+    /// Starts all servers after all were killed.
+    fn raise(&self, servers: &mut Private) {
+        for member in &mut servers.members {
+            member.restart().unwrap();
+        }
+    }
+    /// How long a request may take, ms: longer than any answer takes on a busy machine, and shorter than the longest blow.
+    fn deadline_ms(&self) -> u64 {
+        2_000
+    }
+    /// True where a start takes so long that kills are kept rare.
+    fn starts_slowly(&self) -> bool {
+        false
+    }
+    /// Messages a second while all its servers are down, where the run does not say: so many that it catches up within some seconds.
+    fn rate(&self) -> u64 {
+        5_000
+    }
+    /// True where it has a place for the status of clients.
+    fn knows_clients(&self) -> bool {
+        true
+    }
+    /// What publishers send.
+    fn payload(&self) -> fn(u64, u64) -> String {
+        worded
+    }
+    /// What [`Subject::stored`] is to say of a message.
+    fn told(&self, msgid: String, payload: String) -> (String, String) {
+        (msgid, payload)
+    }
+    /// A file that its rules need, by its name in the data folder.
+    fn file(&self) -> Option<(&'static str, String)> {
+        None
+    }
 }
 
 /// A database that speaks SQL.

@@ -18,8 +18,14 @@ pub struct Published {
     pub acknowledged: Vec<String>,
 }
 
-fn payload(publisher: u64, number: u64) -> String {
+/// A payload that says its QoS.
+pub fn worded(publisher: u64, number: u64) -> String {
     format!("p{publisher}-q{}-{number}", qos_of(number))
+}
+
+/// A payload for databases of numbers.
+pub fn numbered(publisher: u64, number: u64) -> String {
+    ((publisher + 1) * 1_000_000_000 + number).to_string()
 }
 
 fn qos_of(number: u64) -> u8 {
@@ -37,19 +43,32 @@ pub struct Load {
     pub pause: Duration,
     /// Messages a second of one publisher at most.
     pub rate: u64,
+    /// Of a publisher's message by its number; each is different.
+    pub payload: fn(u64, u64) -> String,
+}
+
+/// What publishers are told, and tell, while they run.
+struct Told {
+    acknowledged: AtomicU64,
+    rate: AtomicU64,
 }
 
 /// Publishers that run until they are told to stop.
 pub struct Publishers {
     stop: Arc<AtomicBool>,
-    acknowledged: Arc<AtomicU64>,
+    told: Arc<Told>,
     threads: Vec<JoinHandle<Published>>,
 }
 
 impl Publishers {
     /// Messages acknowledged so far.
     pub fn acknowledged(&self) -> u64 {
-        self.acknowledged.load(Ordering::Relaxed)
+        self.told.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// From now on so many messages a second of one publisher at most.
+    pub fn set_rate(&self, rate: u64) {
+        self.told.rate.store(rate, Ordering::Relaxed);
     }
 
     /// Has them complete what is in flight; what all of them did.
@@ -68,27 +87,26 @@ impl Publishers {
 impl Load {
     /// Starts so many publishers.
     pub fn start(self, publishers: u64, server: SocketAddr) -> Publishers {
-        let (stop, acknowledged) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
-        let threads = (0..publishers).map(|n| self.counted(n, server, Arc::clone(&stop), Arc::clone(&acknowledged)));
-        Publishers { threads: threads.collect(), stop, acknowledged }
+        let (stop, told) = (Arc::<AtomicBool>::default(), self.told());
+        let threads = (0..publishers).map(|n| self.counted(n, server, Arc::clone(&stop), Arc::clone(&told)));
+        Publishers { threads: threads.collect(), stop, told }
     }
 
     /// Publishes QoS 2 and 1 in turn until `stop`, then waits until everything in flight is complete. Goes on over every break.
     pub fn publisher(self, number: u64, server: SocketAddr, stop: Arc<AtomicBool>) -> JoinHandle<Published> {
-        self.counted(number, server, stop, Arc::default())
+        self.counted(number, server, stop, self.told())
     }
 
-    fn counted(
-        self,
-        number: u64,
-        server: SocketAddr,
-        stop: Arc<AtomicBool>,
-        count: Arc<AtomicU64>,
-    ) -> JoinHandle<Published> {
+    fn told(self) -> Arc<Told> {
+        Arc::new(Told { acknowledged: AtomicU64::new(0), rate: AtomicU64::new(self.rate) })
+    }
+
+    fn counted(self, number: u64, server: SocketAddr, stop: Arc<AtomicBool>, told: Arc<Told>) -> JoinHandle<Published> {
         std::thread::spawn(move || {
             let mut session = Session::new(&format!("publisher-{number}"), false);
             let mut done = Published::default();
-            let begun = Instant::now();
+            // Of a rate that changes, each stretch has its own share.
+            let (mut rate, mut since, mut before) = (self.rate, Instant::now(), 0);
             let topic = format!("{}/{number}", self.topic);
             while !(stop.load(Ordering::Relaxed) && session.in_flight() == 0) {
                 let Ok(mut connection) = session.connect(server) else {
@@ -98,10 +116,14 @@ impl Load {
                 loop {
                     let stopping = stop.load(Ordering::Relaxed);
                     let mut broken = false;
-                    let due = u128::from(self.rate) * begun.elapsed().as_millis() / 1000;
+                    let now = told.rate.load(Ordering::Relaxed);
+                    if now != rate {
+                        (rate, since, before) = (now, Instant::now(), done.sent);
+                    }
+                    let due = u128::from(before) + u128::from(rate) * since.elapsed().as_millis() / 1000;
                     while !stopping && !broken && connection.in_flight() < self.in_flight && u128::from(done.sent) < due
                     {
-                        let text = payload(number, done.sent);
+                        let text = (self.payload)(number, done.sent);
                         let tag = done.sent;
                         done.sent += 1;
                         broken = connection.publish(&topic, text.as_bytes(), qos_of(tag), tag).is_err();
@@ -112,8 +134,8 @@ impl Load {
                         Ok(events) => {
                             for event in events {
                                 if let Event::Acknowledged(tag) = event {
-                                    done.acknowledged.push(payload(number, tag));
-                                    count.fetch_add(1, Ordering::Relaxed);
+                                    done.acknowledged.push((self.payload)(number, tag));
+                                    told.acknowledged.fetch_add(1, Ordering::Relaxed);
                                 }
                             }
                         }
