@@ -11,12 +11,13 @@ use std::time::Duration;
 use forebay_engine::event::Message;
 use forebay_engine::{Event, Lsn, QoS};
 use forebay_services::influxdb::{self, InfluxDb};
+use forebay_services::toxiproxy::Link;
 use forebay_services::{Private, address, private};
 use forebay_sinks::conformance::{self, Bench, Fault, Faulty, Subject, caught_up, rule, until as eventually};
 use forebay_sinks::influxdb::{InfluxConfig, InfluxSink, Line};
 use forebay_sinks::rule::{Action, Database, Function, Hook, Statement};
 use forebay_sinks::sink::{Severity, Sink, SinkRecord};
-use points::{counted, http, pool, unique, until};
+use points::{counted, http, pool, troubled, unique, until};
 
 const TEMPLATE: &str = r#"{"t/#": {"measurement": "t", "tags": {"topic": "$topic"}, "fields": {"v": "$payload"}}}"#;
 
@@ -445,6 +446,21 @@ async fn a_server_that_is_killed_suspended_and_robbed_of_its_user_ends_with_each
     assert_eq!(stored.len(), expected);
     assert!(stored.values().all(|times| *times == 1));
     eventually("the lag is 0", || running.status().lag_records == 0).await;
+    running.shutdown(Duration::from_secs(20)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_that_breaks_falls_silent_or_is_reset_ends_with_each_message_once() {
+    let base = Base::shared();
+    let link = Link::to(&format!("127.0.0.1:{}", base.port)).unwrap();
+    let through = Base { url: base.url.clone(), port: link.port(), database: base.database.clone() };
+    let bench = bench();
+    let sink = Arc::new(through.sink("pool_size = 2\nbatch_size = 200", TEMPLATE));
+    let running = bench.start_sink(sink, Database::Influxdb);
+    troubled(&link, &bench, &running, 3_000, publish).await;
+    let stored = counted(base.texts("select v from t"));
+    assert_eq!(stored.len(), bench.log.events().iter().filter(|e| matches!(e, Event::Published(_))).count());
+    assert!(stored.values().all(|times| *times == 1));
     running.shutdown(Duration::from_secs(20)).await;
 }
 

@@ -11,13 +11,14 @@ use std::time::Duration;
 use forebay_engine::event::Message;
 use forebay_engine::{Event, Lsn, QoS};
 use forebay_services::opentsdb::OpenTsdb;
+use forebay_services::toxiproxy::Link;
 use forebay_services::{address, private};
 use forebay_sinks::conformance::{self, BEGIN_US, Bench, Fault, Faulty, Subject, caught_up, rule, until as eventually};
 use forebay_sinks::dead_letter::DeadLetter;
 use forebay_sinks::opentsdb::{OpentsdbConfig, OpentsdbSink, Put};
 use forebay_sinks::rule::{Action, Database, Function, Hook, Statement};
 use forebay_sinks::sink::{Severity, Sink, SinkRecord};
-use points::{counted, http, pool, unique};
+use points::{counted, http, pool, troubled, unique};
 use serde_json::Value as Json;
 
 /// All times of the suite are in these seconds.
@@ -324,6 +325,23 @@ async fn storage_that_is_killed_hangs_or_is_away_ends_with_each_message_once() {
     assert_eq!(stored.len(), bench.log.events().iter().filter(|e| matches!(e, Event::Published(_))).count());
     assert!(stored.values().all(|times| *times == 1));
     eventually("the lag is 0", || running.status().lag_records == 0).await;
+    running.shutdown(Duration::from_secs(20)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_that_breaks_falls_silent_or_is_reset_ends_with_each_message_once() {
+    let url = address("opentsdb").unwrap();
+    let link = Link::to(&format!("127.0.0.1:{}", port_of(&url))).unwrap();
+    let metric = unique("link");
+    let template =
+        format!(r##"{{"t/#": {{"measurement": "{metric}", "tags": {{"topic": "$topic"}}, "value": "$payload"}}}}"##);
+    let bench = bench();
+    let sink = sink(&link.port().to_string(), "pool_size = 2\nmax_batch_size = 50\nsync_timeout = 300", &template);
+    let running = bench.start_sink(Arc::new(sink), Database::Opentsdb);
+    troubled(&link, &bench, &running, 2_000, publish).await;
+    let stored = values(&url, &metric);
+    assert_eq!(stored.len(), bench.log.events().iter().filter(|e| matches!(e, Event::Published(_))).count());
+    assert!(stored.values().all(|times| *times == 1));
     running.shutdown(Duration::from_secs(20)).await;
 }
 

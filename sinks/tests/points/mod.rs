@@ -6,7 +6,11 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use forebay_engine::Lsn;
+use forebay_services::toxiproxy::Link;
+use forebay_sinks::conformance::{Bench, caught_up};
 use forebay_sinks::rule::{Pool, parse_conf};
+use forebay_sinks::runtime::SinkHandle;
 use tempfile::TempDir;
 
 /// The pool of these lines and the folder that its files are in.
@@ -53,4 +57,29 @@ pub fn until(what: &str, mut check: impl FnMut() -> bool) {
         assert!(start.elapsed().as_secs() < 120, "did not happen: {what}");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
+}
+
+/// Cuts, silences and resets a link to a server in mid batch, again and again. `publish` appends so many messages and returns the last;
+/// `small` is a part of a batch's bytes.
+pub async fn troubled<F>(link: &Link, bench: &Bench, sink: &SinkHandle, small: u64, publish: F)
+where
+    F: Fn(&Bench, usize) -> Lsn,
+{
+    let last = publish(bench, 100);
+    caught_up(bench, sink, last).await;
+    for trouble in 0..8 {
+        match trouble % 4 {
+            0 => link.cut(),
+            1 => link.silence(),
+            2 => link.reset_after(5),
+            _ => link.close_after_bytes("upstream", small),
+        }
+        .unwrap();
+        publish(bench, 500);
+        tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+        link.heal().unwrap();
+        let last = publish(bench, 10);
+        caught_up(bench, sink, last).await;
+    }
+    assert!(sink.dead_letters().is_empty());
 }
