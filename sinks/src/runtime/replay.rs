@@ -1,4 +1,5 @@
-//! A dead letter on its way back in: encoded by the rule of its number as it is now, and sent once.
+//! A dead letter on its way back in: encoded by the rule of its number as it is now, and sent once. A letter without a statement is of a
+//! message that nothing could be made of: all that is made of it now is sent.
 
 use forebay_engine::{Event, Lsn};
 
@@ -64,11 +65,15 @@ impl<S: Sink> Worker<S> {
         let record = sink_record(&*self.shared.source, Lsn(letter.lsn), letter.time_us, event);
         let mut ops = Vec::new();
         self.shared.sink.encode(&record, rule, &mut ops).map_err(|e| e.reason)?;
-        let place = letter.place as usize;
-        let op = ops
-            .into_iter()
-            .nth(place)
-            .ok_or_else(|| format!("rule {}.{} has no statement {place} any more", letter.hook, letter.rule))?;
-        Ok(vec![Entry { lsn: record.lsn, time_us: record.time_us, rule: index, place: letter.place, op }])
+        let whole = letter.statement.is_empty();
+        let entries: Vec<Entry<S::Op>> = (0..)
+            .zip(ops)
+            .filter(|(place, _)| whole || *place == letter.place)
+            .map(|(place, op)| Entry { lsn: record.lsn, time_us: record.time_us, rule: index, place, op })
+            .collect();
+        if entries.is_empty() {
+            return Err(format!("rule {}.{} has no statement {} any more", letter.hook, letter.rule, letter.place));
+        }
+        Ok(entries)
     }
 }
