@@ -73,7 +73,10 @@ fn templates_are_checked_as_rules_are_and_explain_shows_their_points() {
     let rules = "backend.influxdb.pool1.http.database = mydb\n\
          backend.influxdb.hook.message.publish.1 = {\"topic\": \"s/#\", \"action\": {\"function\": \"on_message_publish\"}, \"pool\": \"pool1\"}\n\
          backend.opentsdb.pool1.server = 127.0.0.1:4242\n\
-         backend.opentsdb.hook.message.publish.1 = {\"topic\": \"s/#\", \"action\": {\"function\": \"on_message_publish\"}, \"pool\": \"pool1\"}\n";
+         backend.opentsdb.hook.message.publish.1 = {\"topic\": \"s/#\", \"action\": {\"function\": \"on_message_publish\"}, \"pool\": \"pool1\"}\n\
+         backend.timescale.pool1.server = 127.0.0.1:5432\n\
+         backend.timescale.hook.message.publish.1 = {\"topic\": \"#\", \"action\": {\"function\": \"on_message_publish\"}, \"pool\": \"pool1\"}\n\
+         backend.timescale.hook.message.publish.2 = {\"topic\": \"s/#\", \"action\": {\"function\": \"on_message_publish\"}, \"pool\": \"pool1\"}\n";
     std::fs::write(dir.path().join("rules.conf"), rules).unwrap();
     let templates = dir.path().join("forebay-data/templates");
     std::fs::create_dir_all(&templates).unwrap();
@@ -89,6 +92,11 @@ fn templates_are_checked_as_rules_are_and_explain_shows_their_points() {
     std::fs::write(
         templates.join("emqx_backend_influxdb.tmpl"),
         r##"{"s/#": {"measurement": "s", "fields": {"v": "$playload"}}}"##,
+    )
+    .unwrap();
+    std::fs::write(
+        templates.join("emqx_backend_timescale.tmpl"),
+        r##"{"s/#": {"name": "s", "sql": "insert into s values (now(), $1)", "param_keys": [["$payload", "v", "$0"]]}}"##,
     )
     .unwrap();
     let faulty = check();
@@ -118,6 +126,9 @@ fn templates_are_checked_as_rules_are_and_explain_shows_their_points() {
     let text = String::from_utf8(shown.stdout.clone()).unwrap();
     assert!(text.contains("s\\ t v=2 ") && text.contains(r#""value":1.5"#) && text.contains(r#"{"c":"me"}"#), "{text}");
     assert_eq!(text.matches(r#""metric":"s""#).count(), 2, "{text}");
+    assert!(text.contains("insert into s values (now(), 1.5)"), "{text}");
+    assert_eq!(text.matches("insert into s values").count(), 2, "two rules fit, the first stores: {text}");
+    assert!(text.contains("stored already"), "{text}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use forebay_engine::{Event, Lsn, MsgId, topic};
 use crate::lookup::Lookup;
 use crate::registry::{DatabaseOptions, StartError, Visit, pool_of, sink_name, visit};
 use crate::rule::{Action, Hook, Location, Rule, RuleSet};
-use crate::runtime::plan::Plan;
+use crate::runtime::plan::{Plan, applies};
 use crate::sink::{AtWorst, SinkRecord};
 
 /// What a rule does on one hook of a message's life.
@@ -140,13 +140,25 @@ impl Visit for Ask<'_> {
     fn with<S: Lookup>(self, sink: S) -> Vec<Explained> {
         let fires: Vec<usize> = self.plan.matching(&self.record.event).map(|(index, _)| index).collect();
         let concerned = self.plan.concerned(&self.record.event);
-        concerned
-            .map(|(index, rule)| explain_rule(&sink, self.name, self.record, rule, fires.contains(&index)))
-            .collect()
+        let idle = |index: usize, rule: &Rule| match &rule.action {
+            _ if fires.contains(&index) => None,
+            Action::Function(function) if rule.database.is_time_series() && applies(*function, &self.record.event) => {
+                Some("stored already, by the rule before it")
+            }
+            _ => Some("not for this message"),
+        };
+        concerned.map(|(index, rule)| explain_rule(&sink, self.name, self.record, rule, idle(index, rule))).collect()
     }
 }
 
-fn explain_rule<S: Lookup>(sink: &S, name: &str, record: &SinkRecord, rule: &Rule, fires: bool) -> Explained {
+/// `idle` is why the rule does not fire.
+fn explain_rule<S: Lookup>(
+    sink: &S,
+    name: &str,
+    record: &SinkRecord,
+    rule: &Rule,
+    idle: Option<&'static str>,
+) -> Explained {
     let action = match &rule.action {
         Action::Function(function) => function.name().to_owned(),
         Action::Statements(_) => "statements".to_owned(),
@@ -166,8 +178,8 @@ fn explain_rule<S: Lookup>(sink: &S, name: &str, record: &SinkRecord, rule: &Rul
         explained.remark = Some("reads only".to_owned());
         return explained;
     }
-    if !fires {
-        explained.remark = Some("not for this message".to_owned());
+    if let Some(why) = idle {
+        explained.remark = Some(why.to_owned());
         return explained;
     }
     let mut ops = Vec::new();

@@ -62,6 +62,8 @@ pub mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod template;
+#[cfg(feature = "pgsql")]
+pub mod timescale;
 
 /// The databases this build can write to.
 pub const AVAILABLE: &[rule::Database] = &[
@@ -73,6 +75,8 @@ pub const AVAILABLE: &[rule::Database] = &[
     rule::Database::Mysql,
     #[cfg(feature = "pgsql")]
     rule::Database::Pgsql,
+    #[cfg(feature = "pgsql")]
+    rule::Database::Timescale,
     #[cfg(feature = "influxdb")]
     rule::Database::Influxdb,
     #[cfg(feature = "opentsdb")]

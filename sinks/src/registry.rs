@@ -245,6 +245,7 @@ pub(crate) fn visit<V: Visit>(
     at: &Location,
     visitor: V,
 ) -> Result<V::Out, StartError> {
+    #[allow(unused_variables, reason = "a build with every driver refuses none")]
     let no_driver = |remedy| StartError::NoDriver {
         at: at.clone(),
         what: format!("the rule for pool {}", pool.name),
@@ -285,8 +286,13 @@ pub(crate) fn visit<V: Visit>(
             let config = ServerConfig::from_pool(pool, crate::pgsql::PORT, &options.node_name).map_err(setting)?;
             Ok(visitor.with(crate::pgsql::PgsqlSink::new(config)))
         }
+        #[cfg(feature = "pgsql")]
+        Database::Timescale => {
+            let config = crate::timescale::TimescaleConfig::from_pool(pool, &options.data_dir, &options.node_name);
+            Ok(visitor.with(crate::timescale::TimescaleSink::new(config.map_err(setting)?)))
+        }
         #[cfg(not(feature = "pgsql"))]
-        Database::Pgsql => Err(no_driver("build with the feature `pgsql`")),
+        Database::Pgsql | Database::Timescale => Err(no_driver("build with the feature `pgsql`")),
         #[cfg(feature = "influxdb")]
         Database::Influxdb => {
             let config = crate::influxdb::InfluxConfig::from_pool(pool, &options.data_dir).map_err(setting)?;
@@ -324,9 +330,6 @@ pub(crate) fn visit<V: Visit>(
         }
         #[cfg(not(feature = "dynamodb"))]
         Database::Dynamo => Err(no_driver("build with the feature `dynamodb`")),
-        _ => Err(no_driver(
-            "its driver is not built yet; remove the rule, or name one of those that `forebay schema` knows",
-        )),
     }
 }
 
@@ -347,12 +350,15 @@ pub fn schema(database: Database) -> Option<String> {
         Database::Opentsdb => Some(crate::opentsdb::schema_text()),
         #[cfg(feature = "pgsql")]
         Database::Pgsql => Some(crate::pgsql::schema_text()),
+        #[cfg(feature = "pgsql")]
+        Database::Timescale => Some(crate::timescale::schema_text()),
         #[cfg(feature = "cassandra")]
         Database::Cassandra => Some(crate::cassandra::schema_text()),
         #[cfg(feature = "mongo")]
         Database::Mongo => Some(crate::mongo::schema_text()),
         #[cfg(feature = "dynamodb")]
         Database::Dynamo => Some(crate::dynamo::schema_text()),
+        #[allow(unreachable_patterns, reason = "a build with every driver knows all")]
         _ => None,
     }
 }

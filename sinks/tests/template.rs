@@ -6,7 +6,8 @@ use std::path::Path;
 use forebay_engine::event::Message;
 use forebay_engine::{Lsn, MsgId, QoS};
 use forebay_sinks::template::{
-    Facts, Point, SameTime, Shape, Slots, TemplateError, Templates, Time, Unit, Value, parse,
+    Facts, Parameter, Point, SameTime, Shape, Slots, TemplateError, Templates, Time, Unit, Value, parse,
+    parse_statements,
 };
 use proptest::prelude::*;
 
@@ -98,7 +99,7 @@ fn paths_lead_into_the_payload() {
         (r#"["$payload", "a", "b", "$2"]"#, vec![number("20.5")]),
         (r#"["$payload", "a", "b", "$3"]"#, vec![text("x")]),
         (r#"["$payload", "a", "b", "$4"]"#, vec![Value::Boolean(true)]),
-        (r#"["$payload", "a", "b", "$6"]"#, vec![text(r#"{"c":1}"#)]),
+        (r#"["$payload", "a", "b", "$6"]"#, vec![Value::Document(r#"{"c":1}"#.into())]),
         (r#"["$payload", "a", "b", "$7", "$0"]"#, vec![number("1"), number("2")]),
         (r#"["$payload", "n"]"#, vec![number("9007199254740993")]),
         (r#"["$payload"]"#, vec![text(payload)]),
@@ -211,6 +212,75 @@ fn every_fault_has_its_place_and_a_remedy() {
     assert!(value.contains("without a tag") && value.contains("$clientid"), "{value}");
     let both = fields("{\n  \"t\": {\"measurement\": \"$x\",\n  \"fields\": {\"v\": \"$y\"}}}");
     assert!(both.contains("t.tmpl:2:24") && both.contains("t.tmpl:3:19"), "{both}");
+}
+
+#[test]
+fn a_template_of_a_statement_says_what_stands_for_each_parameter() {
+    let templates = parse_statements(Path::new("t.tmpl"), include_str!("fixtures/templates/timescale.tmpl")).unwrap();
+    let rows = |topic: &str, payload: &str| {
+        let message = message(topic, payload);
+        let facts =
+            Facts { message: &message, msgid: MsgId::new(TIME_US, 1, Lsn(7)), time_us: TIME_US, unit: Unit::Ms };
+        let found: Vec<_> = templates.matching(topic).map(|t| (t.name.clone(), t.rows(&facts))).collect();
+        assert_eq!(found.len(), 1, "{topic}");
+        found.into_iter().next().unwrap()
+    };
+    let (name, two) =
+        rows("sensor_data", r#"{"data": [{"location": "a", "temperature": 1}, {"location": "b", "humidity": null}]}"#);
+    let value = |value: Value| Parameter::Value(value);
+    assert_eq!(name, "insert_sensor_data");
+    assert_eq!(
+        two,
+        Ok(vec![
+            vec![value(text("a")), value(number("1")), Parameter::Null],
+            vec![value(text("b")), Parameter::Null, Parameter::Null],
+        ])
+    );
+    assert_eq!(rows("easy_data", "anything").1, Ok(vec![vec![Parameter::Payload]]));
+    assert_eq!(rows("sensor_data2/x/y", "{}").1, Ok(vec![vec![Parameter::Null; 3]]));
+    assert_eq!(rows("sensor_data", r#"{"data": []}"#).1, Ok(vec![]));
+    let lengths = rows("sensor_data", r#"{"data": [{"location": ["a"]}]}"#);
+    assert_eq!(lengths.1.unwrap()[0][0], value(Value::Document(r#"["a"]"#.into())));
+    assert!(matches!(rows("sensor_data2/1", "no JSON").1, Err(TemplateError::NotJson(..))));
+    let many = format!(r#"{{"data": [{}]}}"#, vec!["{}"; 10_001].join(","));
+    assert_eq!(rows("sensor_data", &many).1, Err(TemplateError::TooMuch));
+}
+
+#[test]
+fn every_fault_of_a_statement_s_template_has_its_place_and_a_remedy() {
+    let of = |template: &str| {
+        let file = format!("{{\"t\": [{template}]}}");
+        parse_statements(Path::new("t.tmpl"), &file).map(|_| ()).map_err(|faults| faults.to_string())
+    };
+    let good = r#"{"name": "a", "sql": "insert into t values ($1, '$2', $1) -- $3", "param_keys": ["$id"], "timestamp_unit": "s"}"#;
+    assert_eq!(of(good), Ok(()));
+    for (template, said) in [
+        (r#"5"#, "expected a template's object"),
+        (r#"{"sql": "select 1", "param_keys": []}"#, "no `name`"),
+        (r#"{"name": "", "sql": "select 1", "param_keys": []}"#, "expected the template's name"),
+        (r#"{"name": "a", "param_keys": []}"#, "no `sql`"),
+        (r#"{"name": "a", "sql": 1, "param_keys": []}"#, "expected a statement as a text"),
+        (r#"{"name": "a", "sql": "select 1"}"#, "no `param_keys`"),
+        (r#"{"name": "a", "sql": "select $1", "param_keys": "$id"}"#, "its first element is what `$1` stands for"),
+        (r#"{"name": "a", "sql": "select 1", "param_key": [], "param_keys": []}"#, "did you mean `param_keys`?"),
+        (r#"{"name": "a", "sql": "select $1, $2", "param_keys": ["$id"]}"#, "`param_keys` has 1 of them"),
+        (r#"{"name": "a", "sql": "select $0", "param_keys": []}"#, "count from `$1`"),
+        (
+            r#"{"name": "a", "sql": "select $1", "param_keys": ["$id", ["$payload", "x"]]}"#,
+            "$payload.x is not used in `sql`",
+        ),
+        (r#"{"name": "a", "sql": "select ${topic}", "param_keys": []}"#, "`$1`, `$2`"),
+        (r#"{"name": "a", "sql": "select 1; select 2", "param_keys": []}"#, "a second statement"),
+        (r#"{"name": "a", "sql": "commit", "param_keys": []}"#, "`COMMIT` can't be used"),
+        (r#"{"name": "a", "sql": "select $1", "param_keys": ["$clientId"]}"#, "did you mean `$clientid`?"),
+        (&format!("{good}, {good}"), "two templates have the name `a`"),
+    ] {
+        let report = of(template).unwrap_err();
+        assert!(report.contains(said), "{template}: {report}");
+        assert!(report.starts_with("t.tmpl:1:"), "{report}");
+    }
+    let place = of(r#"{"name": "a", "sql": "select $1, $2", "param_keys": ["$id"]}"#).unwrap_err();
+    assert!(place.starts_with("t.tmpl:1:41: "), "{place}");
 }
 
 #[test]

@@ -91,7 +91,7 @@ pub enum Command {
     Explain(explain::Example),
     /// What a database is expected to hold: the tables that are made when they are missing, or the keys.
     Schema {
-        /// sqlite, mysql, pgsql, redis
+        /// sqlite, mysql, pgsql, timescale, redis, …
         database: String,
     },
     /// What the running server does.

@@ -121,22 +121,37 @@ fn shown(part: &Part) -> String {
 pub(crate) fn point_template(data: &[u8]) {
     use forebay_engine::event::Message;
     use forebay_engine::{Lsn, MsgId};
-    use forebay_sinks::template::{BYTES_MAX, Facts, POINTS_MAX, Shape, Unit, parse};
+    use forebay_sinks::template::{BYTES_MAX, Facts, POINTS_MAX, Shape, Unit, parse, parse_statements};
     let Some((shape, rest)) = data.split_first() else { return };
-    let shape = if shape % 2 == 0 { Shape::Fields } else { Shape::Value };
     let cut = rest.iter().position(|byte| *byte == 0).unwrap_or(rest.len());
     let file = text(&rest[..cut]);
     let payload = rest.get(cut + 1..).unwrap_or_default().to_vec();
-    let templates = match parse(Path::new("fuzz.tmpl"), file, shape) {
-        Err(faults) => {
-            assert!(!faults.0.is_empty(), "refused and nothing said");
-            return faults.0.iter().for_each(|fault| assert_inside(fault, file));
-        }
-        Ok(templates) => templates,
+    let refused = |faults: Vec<Fault>| {
+        assert!(!faults.is_empty(), "refused and nothing said");
+        faults.iter().for_each(|fault| assert_inside(fault, file));
     };
     let message = Message { topic: "a/b".into(), publisher: "c".into(), payload: payload.into(), ..Message::default() };
     let time_us = 1_700_000_000_000_000;
     let facts = Facts { message: &message, msgid: MsgId::new(time_us, 1, Lsn(7)), time_us, unit: Unit::Ms };
+    if shape % 3 == 2 {
+        let templates = match parse_statements(Path::new("fuzz.tmpl"), file) {
+            Err(faults) => return refused(faults.0),
+            Ok(templates) => templates,
+        };
+        for (filter, template) in templates.iter() {
+            assert!(topic::check_filter(filter).is_ok() && !template.name.is_empty());
+            if let Ok(rows) = template.rows(&facts) {
+                assert!(rows.len() <= POINTS_MAX && rows.iter().all(|row| row.len() == template.params.len()));
+                assert_eq!(template.rows(&facts), Ok(rows), "the same message gives the same rows");
+            }
+        }
+        return;
+    }
+    let shape = if shape % 3 == 0 { Shape::Fields } else { Shape::Value };
+    let templates = match parse(Path::new("fuzz.tmpl"), file, shape) {
+        Err(faults) => return refused(faults.0),
+        Ok(templates) => templates,
+    };
     for (filter, template) in templates.iter() {
         assert!(topic::check_filter(filter).is_ok() && template.tags.is_sorted_by(|a, b| a.0 < b.0));
         match template.points(&facts) {

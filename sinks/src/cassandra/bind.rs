@@ -3,7 +3,7 @@
 use scylla::frame::response::result::{ColumnType, NativeType};
 use scylla::value::{Counter, CqlTimestamp, CqlValue, CqlVarint};
 
-use crate::sql::{BinaryPayload, Value, shown};
+use crate::sql::{BinaryPayload, Json, Value, shown};
 
 /// A value for a column of this type.
 ///
@@ -31,7 +31,8 @@ fn native_value(value: &Value, native: &NativeType, binary: BinaryPayload) -> Re
         }
         NativeType::Blob => {
             return Ok(CqlValue::Blob(match value {
-                Value::Text(text) => text.as_bytes().to_vec(),
+                Value::Null => return Err(wrong()),
+                Value::Text(text) | Value::Json(Json { text, .. }) => text.as_bytes().to_vec(),
                 Value::Blob(bytes) => bytes.to_vec(),
                 Value::Int(number) => number.to_string().into_bytes(),
             }));
@@ -43,7 +44,7 @@ fn native_value(value: &Value, native: &NativeType, binary: BinaryPayload) -> Re
     {
         return Ok(bound);
     }
-    let Value::Text(text) = value else { return Err(wrong()) };
+    let (Value::Text(text) | Value::Json(Json { text, .. })) = value else { return Err(wrong()) };
     let text = text.trim();
     let bound = match native {
         NativeType::Boolean => match text {
@@ -64,8 +65,8 @@ fn native_value(value: &Value, native: &NativeType, binary: BinaryPayload) -> Re
 fn integer(value: &Value) -> Option<i64> {
     match value {
         Value::Int(number) => Some(*number),
-        Value::Text(text) => text.trim().parse().ok(),
-        Value::Blob(_) => None,
+        Value::Text(text) | Value::Json(Json { text, .. }) => text.trim().parse().ok(),
+        Value::Blob(_) | Value::Null => None,
     }
 }
 
@@ -86,7 +87,8 @@ fn whole(number: i64, native: &NativeType) -> Option<CqlValue> {
 
 fn text(value: &Value, binary: BinaryPayload) -> Result<String, String> {
     match value {
-        Value::Text(text) => Ok(text.to_string()),
+        Value::Null => Err(format!("does not take {}", shown(value))),
+        Value::Text(text) | Value::Json(Json { text, .. }) => Ok(text.to_string()),
         Value::Int(number) => Ok(number.to_string()),
         Value::Blob(bytes) => match std::str::from_utf8(bytes) {
             Ok(text) => Ok(text.to_owned()),

@@ -185,8 +185,9 @@ impl Link {
         if columns.len() != values.len() {
             return Err(Failure::Own(format!("{} values for {} places of {cql}", values.len(), columns.len())));
         }
-        let bound = columns.iter().zip(values).map(|(column, value)| {
-            bind::bind(value, column.typ(), column.name(), self.binary).map(Some).map_err(Failure::Own)
+        let bound = columns.iter().zip(values).map(|(column, value)| match value {
+            Value::Null => Ok(None),
+            _ => bind::bind(value, column.typ(), column.name(), self.binary).map(Some).map_err(Failure::Own),
         });
         let values = bound.collect::<Result<Vec<_>, Failure>>()?;
         Ok(Step { statement, values })

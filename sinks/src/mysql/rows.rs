@@ -9,9 +9,9 @@ use sqlx::{AssertSqlSafe, Executor as _, MySql, Row};
 
 use super::connect::MysqlConn;
 use super::literal;
-use crate::sql::Value;
 use crate::sql::layout::Payload;
 use crate::sql::text::{places, powers};
+use crate::sql::{Json, Value};
 
 /// Parameters of one statement at most, in rows; a power of two.
 pub(super) const ROWS: usize = 512;
@@ -50,7 +50,8 @@ impl<'a> From<Payload<'a>> for Cell<'a> {
 impl<'a> From<&'a Value> for Cell<'a> {
     fn from(value: &'a Value) -> Cell<'a> {
         match value {
-            Value::Text(text) => Cell::text(text),
+            Value::Null => Cell::Null,
+            Value::Text(text) | Value::Json(Json { text, .. }) => Cell::text(text),
             Value::Blob(bytes) => Cell::Bytes(Cow::Borrowed(bytes)),
             Value::Int(number) => Cell::Int(*number),
         }

@@ -67,7 +67,7 @@ fn number(value: &Value) -> Result<Number, EncodeError> {
         Value::Integer(number) => Some(Number::from(*number)),
         Value::Number(text) => serde_json::from_str(text).ok(),
         Value::Text(text) => serde_json::from_str(text.trim()).ok(),
-        Value::Boolean(_) => None,
+        Value::Boolean(_) | Value::Document(_) => None,
     };
     // Whole numbers have 63 bits and a sign in OpenTSDB.
     let found = found.filter(|number: &Number| !number.is_u64() || number.as_i64().is_some());

@@ -9,9 +9,10 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, Postgres};
 
 use super::error::map;
 use super::schema::{self, Found};
-use super::statement::ParameterTypes;
+use super::statement::Known;
 use crate::sink::WriteError;
 use crate::sql::ServerConfig;
+use crate::sql::layout::TABLES;
 use crate::sql::statements::{Placeholders, Statements};
 
 /// After so long without use a connection is asked whether it is still there: firewalls forget idle ones.
@@ -28,6 +29,10 @@ const STATEMENTS: usize = 256;
 pub struct PgsqlSink {
     pub(super) config: ServerConfig,
     pub(super) statements: Statements,
+    /// Tables that are looked at, and made where the pool says so.
+    pub(super) tables: &'static [&'static str],
+    /// Insertions of one statement that follow one another go as several rows of one.
+    pub(super) several: bool,
 }
 
 /// A connection, and what is known of its server's tables.
@@ -35,7 +40,8 @@ pub struct PgsqlSink {
 pub struct PgsqlConn {
     pub(super) inner: PgConnection,
     pub(super) found: Found,
-    pub(super) types: ParameterTypes,
+    /// Users' statements.
+    pub(super) statements: Known,
     /// Many messages go by COPY.
     pub(super) copies: bool,
     /// A COPY is under way, or was refused.
@@ -65,7 +71,12 @@ impl PgsqlSink {
     /// A sink with these settings. Opens nothing.
     #[must_use]
     pub fn new(config: ServerConfig) -> Self {
-        PgsqlSink { config, statements: Statements::new(Placeholders::Dollar) }
+        PgsqlSink { config, statements: Statements::new(Placeholders::Dollar), tables: &TABLES, several: false }
+    }
+
+    /// A sink that runs users' statements only: of the tables it needs its positions'. Opens nothing.
+    pub(crate) fn of_statements(config: ServerConfig) -> Self {
+        PgsqlSink { tables: &["forebay_position"], several: true, ..PgsqlSink::new(config) }
     }
 
     fn options(&self) -> PgConnectOptions {
@@ -99,7 +110,7 @@ impl PgsqlSink {
     }
 
     /// A connection that has looked at nothing.
-    pub(super) async fn link(&self) -> Result<PgConnection, WriteError> {
+    pub(crate) async fn link(&self) -> Result<PgConnection, WriteError> {
         PgConnection::connect_with(&self.options()).await.map_err(map)
     }
 
@@ -109,13 +120,13 @@ impl PgsqlSink {
             Some(version) if version < 120_000 => begin!(""),
             _ => begin!("; set local plan_cache_mode = force_custom_plan"),
         };
-        let found = schema::prepare(&mut inner, &self.config).await?;
+        let found = schema::prepare(&mut inner, &self.config, self.tables).await?;
         Ok(PgsqlConn {
             inner,
             copies: found.copies,
             copying: false,
             found,
-            types: ParameterTypes::default(),
+            statements: Known::default(),
             begin,
             ceiling: Lsn::NONE,
             used: Instant::now(),

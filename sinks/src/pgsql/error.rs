@@ -29,6 +29,16 @@ pub(super) fn lost_statements(error: &sqlx::Error) -> bool {
     }
 }
 
+/// The statement's text is at fault, whatever the values are.
+pub(super) fn is_about_statement(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| code.starts_with("42"))
+}
+
+/// As [`lost_statements`], of a statement of users: also where a column's type is no longer the one that a parameter was declared with.
+pub(super) fn lost_types(error: &sqlx::Error) -> bool {
+    lost_statements(error) || code(error) == Some("42804")
+}
+
 /// Of an operation of the guide. What its values hit is a table that somebody altered, for one of many rows; a number that is too
 /// large is the id's column, which is the operator's.
 pub(super) fn map_built_in(error: sqlx::Error) -> WriteError {
@@ -43,7 +53,7 @@ pub(super) fn map_built_in(error: sqlx::Error) -> WriteError {
     }
 }
 
-pub(super) fn map(error: sqlx::Error) -> WriteError {
+pub(crate) fn map(error: sqlx::Error) -> WriteError {
     let Some(code) = code(&error) else { return link::map(error) };
     let remedy = match code {
         "57P01" | "57P02" | "57P03" | "57P05" | "25P02" | "25P03" => return WriteError::Disconnected(error.into()),

@@ -13,11 +13,13 @@ mod error;
 mod lookup;
 mod schema;
 mod segment;
+mod several;
 mod statement;
 mod write;
 
 pub use connect::{PgsqlConn, PgsqlSink};
-pub(crate) use schema::schema_text;
+pub(crate) use error::map;
+pub(crate) use schema::{position_table, schema_text};
 
 /// The port where none is given.
 pub const PORT: u16 = 5432;

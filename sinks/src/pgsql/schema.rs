@@ -9,7 +9,7 @@ use super::copy;
 use super::error::map;
 use crate::sink::{Finding, WriteError};
 use crate::sql::inspect;
-use crate::sql::layout::{Column, Holds, Layout, TABLES};
+use crate::sql::layout::{Column, Holds, Layout};
 use crate::sql::{SchemaMode, ServerConfig};
 
 /// True for rows of other programs: Forebay's own have a msgid of 20 letters and digits. Where a query says the same in the same words,
@@ -101,24 +101,27 @@ pub(crate) fn schema_text() -> String {
     CREATE.iter().chain(&INDEXES).map(|(_, sql)| format!("{sql};\n")).collect()
 }
 
-/// Looks at the database without changing it.
-pub(super) async fn inspect(sink: &PgsqlSink) -> Vec<Finding> {
-    let looked = async {
-        let mut conn = sink.link().await?;
-        let found = look(&mut conn).await?;
-        Ok::<_, WriteError>((conn, found))
-    };
-    let (mut conn, found) = match looked.await {
-        Ok(looked) => looked,
-        Err(error) => return vec![Finding::fault(error.to_string())],
-    };
-    let mut findings = inspect::findings(&found.layout, &sink.config, &found.missing());
-    for (table, sql) in inspect::probes(&found.layout) {
-        if let Err(error) = conn.execute(AssertSqlSafe(sql)).await {
-            findings.push(Finding::fault(format!("{table}: {}", map(error))));
+/// The statement that makes the table of positions.
+pub(crate) fn position_table() -> String {
+    CREATE.iter().filter(|(name, _)| *name == "forebay_position").map(|(_, sql)| format!("{sql};\n")).collect()
+}
+
+impl PgsqlSink {
+    /// Looks at the database and its tables without changing them.
+    ///
+    /// # Errors
+    /// Where it can't be reached.
+    pub(crate) async fn look(&self) -> Result<(PgConnection, Vec<Finding>), WriteError> {
+        let mut conn = self.link().await?;
+        let found = look(&mut conn, self.tables).await?;
+        let mut findings = inspect::findings(&found.layout, &self.config, &found.missing(self.tables));
+        for (table, sql) in inspect::probes(&found.layout) {
+            if let Err(error) = conn.execute(AssertSqlSafe(sql)).await {
+                findings.push(Finding::fault(format!("{table}: {}", map(error))));
+            }
         }
+        Ok((conn, findings))
     }
-    findings
 }
 
 /// Tables and indexes as they were found.
@@ -135,12 +138,16 @@ pub(super) struct Found {
 }
 
 /// Finds what is there, and creates what is missing where the pool says so.
-pub(super) async fn prepare(conn: &mut PgConnection, config: &ServerConfig) -> Result<Found, WriteError> {
+pub(super) async fn prepare(
+    conn: &mut PgConnection,
+    config: &ServerConfig,
+    tables: &[&str],
+) -> Result<Found, WriteError> {
+    let mut found = look(conn, tables).await?;
     if config.schema == SchemaMode::Off {
-        return look(conn).await;
+        return Ok(found);
     }
-    let mut found = look(conn).await?;
-    let missing = found.missing();
+    let missing = found.missing(tables);
     if !missing.is_empty() {
         let names: Vec<&str> = missing.iter().map(|(name, _)| *name).collect();
         if config.schema == SchemaMode::Verify {
@@ -162,7 +169,7 @@ pub(super) async fn prepare(conn: &mut PgConnection, config: &ServerConfig) -> R
                 other => other,
             });
         }
-        found = look(conn).await?;
+        found = look(conn, tables).await?;
     }
     for (table, column) in [("mqtt_client", "node"), ("mqtt_msg", "node"), ("mqtt_retain", "node")] {
         if let Err(why) = found.layout.text(table, column, &config.node_name) {
@@ -172,16 +179,20 @@ pub(super) async fn prepare(conn: &mut PgConnection, config: &ServerConfig) -> R
     Ok(found)
 }
 
-pub(super) async fn look(conn: &mut PgConnection) -> Result<Found, WriteError> {
+pub(super) async fn look(conn: &mut PgConnection, tables: &[&str]) -> Result<Found, WriteError> {
     // In one transaction: a pooler may give each to another session, which does not know the statements of the one before.
     conn.execute("begin").await.map_err(map)?;
     let mut found = Found::default();
-    let names: Vec<String> = TABLES.iter().map(|name| (*name).to_owned()).collect();
+    let names: Vec<String> = tables.iter().map(|name| (*name).to_owned()).collect();
     for row in sqlx::query(COLUMNS).persistent(false).bind(names).fetch_all(&mut *conn).await.map_err(map)? {
         let text = |name: &str| row.try_get::<String, _>(name).map_err(map);
         let modifier: i32 = row.try_get("modifier").map_err(map)?;
         let holds = holds(&text("kind")?, modifier);
         found.layout.add(&text("relation")?, &text("name")?, Column { holds, cast: text("written")? });
+    }
+    if !tables.contains(&"mqtt_msg") {
+        conn.execute("commit").await.map_err(map)?;
+        return Ok(found);
     }
     for row in sqlx::query(FOUND_INDEXES).persistent(false).fetch_all(&mut *conn).await.map_err(map)? {
         let name: String = row.try_get("name").map_err(map)?;
@@ -202,12 +213,13 @@ pub(super) async fn look(conn: &mut PgConnection) -> Result<Found, WriteError> {
 }
 
 impl Found {
-    fn missing(&self) -> Vec<Part> {
-        let tables = CREATE.into_iter().filter(|(name, _)| !self.layout.has_table(name));
+    fn missing(&self, tables: &[&str]) -> Vec<Part> {
+        let has_messages = tables.contains(&"mqtt_msg");
+        let tables = CREATE.into_iter().filter(|(name, _)| tables.contains(name) && !self.layout.has_table(name));
         // A table that is about to be created has its own unique index on msgid.
         let new = !self.layout.has_table("mqtt_msg");
         let there = [self.msgid_index || new, self.topic_index, self.foreign_index];
-        let indexes = INDEXES.into_iter().zip(there).filter(|(_, there)| !there);
+        let indexes = INDEXES.into_iter().zip(there).filter(|(_, there)| has_messages && !there);
         tables.chain(indexes.map(|(part, _)| part)).collect()
     }
 }
@@ -226,6 +238,7 @@ fn holds(kind: &str, modifier: i32) -> Holds {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sql::layout::TABLES;
 
     #[test]
     fn lengths_are_read_from_the_types_modifier() {
@@ -238,11 +251,13 @@ mod tests {
     #[test]
     fn a_new_table_needs_no_second_index_on_msgid() {
         let found = Found::default();
-        let names: Vec<&str> = found.missing().iter().map(|(name, _)| *name).collect();
+        let names: Vec<&str> = found.missing(&TABLES).iter().map(|(name, _)| *name).collect();
         assert!(
             names.contains(&"mqtt_msg")
                 && names.contains(&"forebay_msg_topic")
                 && !names.contains(&"forebay_msg_msgid")
         );
+        let names: Vec<&str> = found.missing(&["forebay_position"]).iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["forebay_position"]);
     }
 }

@@ -1,6 +1,7 @@
 //! Batches, positions and upkeep.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use forebay_engine::Lsn;
@@ -17,7 +18,7 @@ use crate::sink::{
 };
 use crate::sql::fold::Segment;
 use crate::sql::position::{self, CEILING_LANE, PositionRow};
-use crate::sql::{self, MessageRow, SqlOp};
+use crate::sql::{self, MessageRow, SqlOp, Value};
 
 /// Rows that upkeep deletes in one step, so that a write never waits long for it.
 const UPKEEP_ROWS: i64 = 1_000;
@@ -27,6 +28,8 @@ enum Failed {
     Write(WriteError),
     /// The server has forgotten the connection's statements.
     Forgotten(sqlx::Error),
+    /// One of these operations is at fault.
+    OneOf(Range<usize>),
 }
 
 fn built_in(error: sqlx::Error) -> Failed {
@@ -48,29 +51,52 @@ impl PgsqlSink {
         if find(conn).is_empty() {
             return Ok(Vec::new());
         }
-        conn.found = schema::look(&mut conn.inner).await?;
+        conn.found = schema::look(&mut conn.inner, self.tables).await?;
         Ok(find(conn))
     }
 
-    async fn transaction(&self, conn: &mut PgsqlConn, batch: &Batch<'_, SqlOp>) -> Result<(), Failed> {
+    /// `singly` are operations that are run one by one, since one of them is at fault.
+    async fn transaction(
+        &self,
+        conn: &mut PgsqlConn,
+        batch: &Batch<'_, SqlOp>,
+        singly: &HashSet<usize>,
+    ) -> Result<(), Failed> {
         conn.begin().await.map_err(|error| Failed::Write(map(error)))?;
         // Without positions, and below the ceiling, a message may be there already. Of two rows only a unique index keeps one out.
         let again = !conn.found.unique_msgid
             && (batch.positions.is_none() || batch.entries.iter().any(|entry| entry.lsn < conn.ceiling));
         let mut stored = HashSet::new();
         let mut run: Vec<&SqlOp> = Vec::new();
-        for (index, entry) in batch.entries.iter().enumerate() {
-            let SqlOp::Statement { sql, values } = &entry.op else {
+        let mut next = 0;
+        while let Some(entry) = batch.entries.get(next) {
+            let index = next;
+            let SqlOp::Statement { sql, .. } = &entry.op else {
                 run.push(&entry.op);
+                next += 1;
                 continue;
             };
             self.run(conn, &run, again, &mut stored).await?;
             stored.extend(run.iter().filter_map(|op| op.message()).map(|row| row.msgid.clone()));
             run.clear();
-            match statement::run(conn, sql, values, self.config.binary_payload).await {
+            let together = |index: usize| self.several && !singly.contains(&index);
+            let rows: Vec<&[Value]> = (index..)
+                .zip(batch.entries.iter().skip(index))
+                .take_while(|(n, _)| *n == index || (together(index) && together(*n)))
+                .map_while(|(_, entry)| match &entry.op {
+                    SqlOp::Statement { sql: other, values } if Arc::ptr_eq(sql, other) => Some(values.as_slice()),
+                    _ => None,
+                })
+                .collect();
+            next += rows.len();
+            match statement::run(conn, sql, &rows, self.config.binary_payload).await {
                 Ok(()) => {}
                 // The transaction is void after the first error: the others get their turn when this one is gone.
-                Err(Refused::Entry(verdict)) => return Err(Failed::Write(WriteError::Items(vec![(index, verdict)]))),
+                Err(Refused::Rows(rows)) => {
+                    let items = rows.into_iter().map(|(n, verdict)| (index + n, verdict)).collect();
+                    return Err(Failed::Write(WriteError::Items(items)));
+                }
+                Err(Refused::OneOf(rows)) => return Err(Failed::OneOf(index + rows.start..index + rows.end)),
                 Err(Refused::Batch(error)) => return Err(Failed::Write(error)),
                 Err(Refused::Forgotten(error)) => return Err(Failed::Forgotten(error)),
             }
@@ -160,7 +186,7 @@ impl Sink for PgsqlSink {
     }
 
     async fn inspect(&self) -> Vec<Finding> {
-        schema::inspect(self).await
+        self.look().await.map_or_else(|error| vec![Finding::fault(error.to_string())], |(_, findings)| findings)
     }
 
     async fn connect(&self) -> Result<PgsqlConn, WriteError> {
@@ -177,9 +203,17 @@ impl Sink for PgsqlSink {
         let new = batch.positions.is_some() && batch.entries.iter().all(|entry| entry.lsn >= conn.ceiling);
         (conn.copies, conn.copying) = (conn.found.copies && new, false);
         let mut forgotten = false;
+        let mut singly = HashSet::new();
         loop {
-            match self.transaction(conn, &batch).await {
+            match self.transaction(conn, &batch, &singly).await {
                 Ok(()) => break,
+                Err(Failed::OneOf(entries)) => {
+                    singly.extend(entries);
+                    let again = WriteError::busy("rows are stored one by one to find the one at fault");
+                    if let WriteError::Disconnected(lost) = conn.rollback(again).await {
+                        return Err(WriteError::Disconnected(lost));
+                    }
+                }
                 Err(Failed::Write(error)) if std::mem::take(&mut conn.copying) => {
                     if let WriteError::Disconnected(lost) = conn.rollback(error).await {
                         return Err(WriteError::Disconnected(lost));
@@ -196,7 +230,7 @@ impl Sink for PgsqlSink {
                     if let WriteError::Disconnected(lost) = conn.rollback(busy).await {
                         return Err(WriteError::Disconnected(lost));
                     }
-                    conn.types.clear();
+                    conn.statements.clear();
                     conn.inner.clear_cached_statements().await.map_err(map)?;
                 }
             }

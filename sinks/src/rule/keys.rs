@@ -409,7 +409,32 @@ const OPENTSDB: &[KeySpec] = &[
     CACERTFILE,
 ];
 
-const TIMESCALE: &[KeySpec] = PGSQL;
+const TIMESCALE: &[KeySpec] = &[
+    key("server", ValueKind::Servers, Some("127.0.0.1:5432"), "server"),
+    POOL_SIZE,
+    USERNAME,
+    PASSWORD,
+    key("database", ValueKind::Text, Some("mqtt"), "database"),
+    key(
+        "template_file",
+        ValueKind::Text,
+        Some("templates/emqx_backend_timescale.tmpl"),
+        "how messages become statements (TEMPLATES.md); relative paths are in the data folder",
+    ),
+    SSL,
+    KEYFILE,
+    CERTFILE,
+    CACERTFILE,
+    BINARY_PAYLOAD,
+    key(
+        "schema",
+        ValueKind::OneOf(&["create", "verify", "off"]),
+        Some("create"),
+        "the sink's own table of positions is created where it is missing; or is an error; or is not looked for. The templates' tables are \
+         the operator's",
+    ),
+    STATEMENT_CACHE,
+];
 
 /// The settings that pools of a database have.
 #[must_use]

@@ -34,7 +34,7 @@ pub use duration::parse_duration;
 pub use fault::{Excerpt, Fault, Faults, Level, Warning};
 pub use keys::{KeySpec, ValueKind, keys};
 pub use load::{Loaded, load};
-pub(crate) use statement::fuzzed as fuzzed_statement;
+pub(crate) use statement::{fuzzed as fuzzed_statement, template_faults as statement_faults};
 
 use std::collections::BTreeMap;
 use std::fmt;

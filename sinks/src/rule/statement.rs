@@ -5,11 +5,11 @@ use super::{Database, Hook, Param, Part, Statement};
 
 /// What is wrong with a statement: bytes `start..end` of its text are meant.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct StatementFault {
-    pub(super) start: usize,
-    pub(super) end: usize,
-    pub(super) message: String,
-    pub(super) help: Option<String>,
+pub(crate) struct StatementFault {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    pub(crate) message: String,
+    pub(crate) help: Option<String>,
 }
 
 impl Statement {
@@ -71,6 +71,20 @@ impl Statement {
         }
         fields
     }
+}
+
+/// What is wrong with the statement of a template, whose parameters are `$1`, `$2`, ….
+pub(crate) fn template_faults(source: &str) -> Vec<StatementFault> {
+    let mut faults = Vec::new();
+    for (at, _) in source.match_indices("${") {
+        let end = source.get(at..).and_then(|rest| rest.find('}')).map_or(source.len(), |close| at + close + 1);
+        let help = "parameters of a template are `$1`, `$2`, …; `param_keys` says what they stand for".to_owned();
+        faults.push(fault(at, end, "`${…}` belongs into rules".to_owned(), Some(help)));
+    }
+    if faults.is_empty() {
+        check_query(source, Database::Timescale, &mut faults);
+    }
+    faults
 }
 
 /// See [`crate::fuzzing::parse_statement`].
@@ -247,7 +261,7 @@ fn check_words(plain: &str, database: Database, faults: &mut Vec<StatementFault>
     let connection: &[&str] = match database {
         Database::Sqlite => &SQLITE_CONNECTION,
         Database::Mysql => &MYSQL_CONNECTION,
-        Database::Pgsql => &PGSQL_CONNECTION,
+        Database::Pgsql | Database::Timescale => &PGSQL_CONNECTION,
         _ => &[],
     };
     if is(words.first(), connection) {
@@ -437,6 +451,11 @@ mod tests {
             "update a using ttl 5 set timestamp = ${topic} where x = 1",
         ] {
             assert!(faults(source, Database::Cassandra, Hook::MessagePublish).is_empty(), "{source}");
+        }
+        for (source, start, end) in [("commit", 0, 6), ("set x = 1", 0, 3), ("insert into t values (${topic})", 22, 30)]
+        {
+            let found = template_faults(source);
+            assert!(found.len() == 1 && (found[0].start, found[0].end) == (start, end), "{source}: {found:?}");
         }
         assert_eq!(faults("start transaction", Database::Mysql, Hook::MessagePublish).len(), 1);
         assert!(faults("pragma x", Database::Pgsql, Hook::MessagePublish).is_empty());

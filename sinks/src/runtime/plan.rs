@@ -38,10 +38,12 @@ impl Plan {
         &self.rules
     }
 
-    /// Rules that concern the event, with their index.
+    /// Rules that concern the event, with their index. A database of points in time has one way to store a message, its templates: there
+    /// the first of the rules counts.
     pub fn matching<'a>(&'a self, event: &'a Event) -> impl Iterator<Item = (usize, &'a Rule)> + 'a {
         let subject = Subject::of(event);
         let imported = is_import_of(event, &self.sink);
+        let mut stored = false;
         self.rules.iter().enumerate().filter(move |(_, rule)| {
             let Some(subject) = &subject else { return false };
             rule.hook == subject.hook
@@ -51,6 +53,7 @@ impl Plan {
                     Action::Function(function) => applies(*function, event),
                     Action::Statements(_) => statements_apply(event),
                 }
+                && !(rule.database.is_time_series() && std::mem::replace(&mut stored, true))
         })
     }
 

@@ -129,7 +129,8 @@ impl Layout {
         let bytes: &[u8] = match payload {
             Value::Text(text) => text.as_bytes(),
             Value::Blob(bytes) => bytes,
-            Value::Int(_) => &[],
+            Value::Json(json) => json.text.as_bytes(),
+            Value::Int(_) | Value::Null => &[],
         };
         let fitting = match self.holds(table, "payload") {
             Holds::Bytes(most) => {

@@ -17,9 +17,9 @@ mod server;
 pub(crate) mod statements;
 pub(crate) mod text;
 
-#[cfg(feature = "cassandra")]
+#[cfg(any(feature = "cassandra", feature = "pgsql"))]
 pub(crate) use op::shown;
-pub use op::{MessageRow, SqlOp, Value};
+pub use op::{Form, Json, MessageRow, SqlOp, Value};
 pub(crate) use op::{render, weight};
 #[cfg(any(feature = "cassandra", feature = "dynamodb", feature = "mysql", feature = "pgsql"))]
 pub use server::{BinaryPayload, SchemaMode, ServerConfig, TlsFiles};

@@ -10,12 +10,40 @@ use super::text::datetime;
 /// A bound parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
+    /// NULL.
+    Null,
     /// Text.
     Text(ByteString),
     /// A number.
     Int(i64),
     /// Bytes.
     Blob(Bytes),
+    /// Of a template: text, and what it is where the column makes a difference.
+    Json(Json),
+}
+
+/// A value of a template. As text it is the same for most columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Json {
+    /// As text: a string without its quotation marks, a number, `true`, `false`; an object or array as JSON writes it.
+    pub text: ByteString,
+    /// What it is in a column of JSON.
+    pub form: Form,
+    /// The time that it stands for in a column of times, us since 1970.
+    pub time_us: Option<i64>,
+}
+
+/// What a text is in a column of JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A string.
+    String,
+    /// A number, `true` or `false`.
+    Scalar,
+    /// An object or an array.
+    Document,
+    /// A whole payload: what it is where it is JSON, else a string.
+    Payload,
 }
 
 impl Value {
@@ -32,8 +60,21 @@ impl Value {
         match self {
             Value::Text(text) => text.len(),
             Value::Blob(bytes) => bytes.len(),
-            Value::Int(_) => 8,
+            Value::Json(json) => json.text.len(),
+            Value::Int(_) | Value::Null => 8,
         }
+    }
+}
+
+impl Json {
+    /// As a column of JSON takes it.
+    pub(crate) fn document(&self) -> String {
+        let is_json = match self.form {
+            Form::String => false,
+            Form::Scalar | Form::Document => true,
+            Form::Payload => serde_json::from_str::<serde::de::IgnoredAny>(&self.text).is_ok(),
+        };
+        if is_json { self.text.to_string() } else { serde_json::Value::from(&*self.text).to_string() }
     }
 }
 
@@ -159,11 +200,13 @@ pub(crate) fn render(op: &SqlOp) -> String {
 pub(crate) fn shown(value: &Value) -> String {
     const LONGEST: usize = 200;
     match value {
+        Value::Null => "null".to_owned(),
         Value::Int(number) => number.to_string(),
-        Value::Text(text) if text.chars().count() > LONGEST => {
+        Value::Json(Json { text, form: Form::Scalar, .. }) => text.to_string(),
+        Value::Text(text) | Value::Json(Json { text, .. }) if text.chars().count() > LONGEST => {
             format!("'{}'... ({} bytes)", text.chars().take(LONGEST).collect::<String>(), text.len())
         }
-        Value::Text(text) => format!("'{text}'"),
+        Value::Text(text) | Value::Json(Json { text, .. }) => format!("'{}'", text.replace('\'', "''")),
         Value::Blob(bytes) => {
             let hex: String = bytes.iter().take(LONGEST / 2).map(|byte| format!("{byte:02x}")).collect();
             if bytes.len() > LONGEST / 2 { format!("x'{hex}'... ({} bytes)", bytes.len()) } else { format!("x'{hex}'") }
@@ -181,5 +224,23 @@ mod tests {
             assert_eq!(Value::of_bytes(&Bytes::copy_from_slice(bytes)), Value::Blob(Bytes::copy_from_slice(bytes)));
         }
         assert_eq!(Value::of_bytes(&Bytes::from_static("é".as_bytes())), Value::Text("é".into()));
+    }
+
+    #[test]
+    fn a_column_of_json_gets_json_and_an_operator_what_stood_in_a_statement() {
+        let json = |text: &str, form| Json { text: text.into(), form, time_us: None };
+        for (text, form, document, statement) in [
+            ("it's \"x\"", Form::String, r#""it's \"x\"""#, r#"'it''s "x"'"#),
+            ("21.5", Form::String, r#""21.5""#, "'21.5'"),
+            ("21.5", Form::Scalar, "21.5", "21.5"),
+            ("[1]", Form::Document, "[1]", "'[1]'"),
+            (" {\"a\": 1}", Form::Payload, " {\"a\": 1}", "' {\"a\": 1}'"),
+            ("{a}", Form::Payload, r#""{a}""#, "'{a}'"),
+        ] {
+            let value = json(text, form);
+            assert_eq!(value.document(), document, "{text}");
+            assert_eq!(shown(&Value::Json(value)), statement, "{text}");
+        }
+        assert_eq!(shown(&Value::Null), "null");
     }
 }

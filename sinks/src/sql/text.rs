@@ -17,6 +17,19 @@ pub(crate) fn datetime(us: u64) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
 }
 
+/// `YYYY-MM-DD HH:MM:SS.ffffff+00` of us since 1970. PostgreSQL has no year 0, and refuses what is before year 1.
+#[cfg_attr(not(feature = "pgsql"), allow(dead_code, reason = "PostgreSQL's times"))]
+pub(crate) fn timestamp(us: i64) -> String {
+    // The calendar repeats itself every 400 years, so a time before 1970 is one after it, in another year.
+    const CYCLE: i64 = 146_097 * 86_400;
+    let (seconds, micros) = (us.div_euclid(1_000_000), us.rem_euclid(1_000_000));
+    let (cycles, within) = (seconds.div_euclid(CYCLE), seconds.rem_euclid(CYCLE));
+    let written = datetime(within.unsigned_abs().saturating_mul(1_000_000));
+    let (year, rest) = written.split_once('-').unwrap_or((&written, ""));
+    let year = year.parse::<i64>().unwrap_or(0) + cycles * 400;
+    format!("{year:04}-{rest}.{micros:06}+00")
+}
+
 /// [`datetime`] of many rows: those of one second are written once.
 #[derive(Debug, Default)]
 pub(crate) struct Datetimes {
@@ -36,10 +49,6 @@ impl Datetimes {
 
 /// Slices of at most `most` items whose lengths are powers of two, so that few prepared statements serve all lengths. `most` is a
 /// power of two itself.
-#[cfg_attr(
-    not(any(feature = "sqlite", feature = "mysql")),
-    allow(dead_code, reason = "PostgreSQL takes rows as arrays")
-)]
 pub(crate) fn powers<T>(items: &[T], most: usize) -> impl Iterator<Item = &[T]> {
     let mut rest = items;
     std::iter::from_fn(move || {
@@ -79,6 +88,15 @@ mod tests {
             (4_102_444_799, "2099-12-31 23:59:59"),
         ] {
             assert_eq!(datetime(seconds * 1_000_000), text);
+        }
+        for (us, text) in [
+            (1_560_745_505_429_670, "2019-06-17 04:25:05.429670+00"),
+            (-1, "1969-12-31 23:59:59.999999+00"),
+            (-62_135_596_800_000_000, "0001-01-01 00:00:00.000000+00"),
+            (4_102_444_800_000_000, "2100-01-01 00:00:00.000000+00"),
+            (253_402_300_800_000_000, "10000-01-01 00:00:00.000000+00"),
+        ] {
+            assert_eq!(timestamp(us), text);
         }
         let mut times = Datetimes::default();
         for us in [0, 999_999, 1_000_000, 5] {

@@ -19,7 +19,7 @@ use crate::sink::{
 };
 use crate::sql::statements::{Placeholders, Statements};
 use crate::sql::text::{datetime, places, powers};
-use crate::sql::{self, MessageRow, SqlOp, Value};
+use crate::sql::{self, Json, MessageRow, SqlOp, Value};
 
 /// Rows in one statement at most: 128 x 9 parameters stay far below SQLite's limit of 32766.
 const ROWS: usize = 128;
@@ -485,7 +485,8 @@ fn statement<'q>(sql: &Arc<str>, values: &[Value]) -> SqliteQuery<'q> {
 
 fn bind<'q>(query: SqliteQuery<'q>, value: &Value) -> SqliteQuery<'q> {
     match value {
-        Value::Text(text) => query.bind(text.to_string()),
+        Value::Null => query.bind(None::<i64>),
+        Value::Text(text) | Value::Json(Json { text, .. }) => query.bind(text.to_string()),
         Value::Int(number) => query.bind(*number),
         Value::Blob(bytes) => query.bind(bytes.to_vec()),
     }

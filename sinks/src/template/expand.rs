@@ -141,14 +141,14 @@ fn scalar(json: &Json) -> Option<Value> {
         Json::Bool(value) => Some(Value::Boolean(*value)),
         Json::Number(number) => Some(Value::Number(number.to_string())),
         Json::String(text) => Some(Value::Text(text.clone())),
-        Json::Array(_) | Json::Object(_) => Some(Value::Text(json.to_string())),
+        Json::Array(_) | Json::Object(_) => Some(Value::Document(json.to_string())),
     }
 }
 
 /// The text of a value, borrowed where it is one.
 pub(super) fn text(value: &Value) -> Cow<'_, str> {
     match value {
-        Value::Text(text) | Value::Number(text) => Cow::Borrowed(text),
+        Value::Text(text) | Value::Number(text) | Value::Document(text) => Cow::Borrowed(text),
         other => Cow::Owned(other.text()),
     }
 }

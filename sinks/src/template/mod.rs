@@ -1,9 +1,11 @@
-//! Templates: how a message becomes points (InfluxDB, OpenTSDB).
+//! Templates: how a message becomes points (InfluxDB, OpenTSDB) or statements (TimescaleDB).
 //!
 //! ```text
 //!  template file ── parse ──> Templates ── matching(topic) ──> Template ──┐
 //!                                                                        ├── points ──> measurement, tags, fields, time
-//!  message ── Facts ──────────────────────────────────────────────────────┘
+//!  message ── Facts ──────────────────────────────────────────────────────┤
+//!                                                                        ├── rows ──> a statement's parameters
+//!  template file ── parse_statements ──> Templates ──> StatementTemplate ─┘
 //! ```
 //!
 //! A file is one JSON object: a topic filter, then a template or a list of them; a filter may be given several times. All
@@ -13,14 +15,17 @@
 
 mod expand;
 mod maker;
+pub(crate) mod outline;
 mod parse;
 mod points;
 mod slots;
+mod statement;
 
 pub use maker::{Maker, Moment};
-pub use parse::parse;
+pub use parse::{parse, parse_statements};
 pub use points::{Point, Time};
 pub use slots::{SameTime, Slots};
+pub use statement::{Parameter, StatementTemplate};
 
 use std::fmt;
 use std::path::Path;
@@ -47,8 +52,8 @@ pub enum Shape {
 }
 
 /// All templates of a file, in its order.
-#[derive(Clone, Debug, Default)]
-pub struct Templates(Vec<(String, Template)>);
+#[derive(Clone, Debug)]
+pub struct Templates<T = Template>(Vec<(String, T)>);
 
 /// How one point, or several, are made from a message.
 #[derive(Clone, Debug)]
@@ -119,6 +124,8 @@ pub enum Value {
     Integer(u64),
     /// True or false.
     Boolean(bool),
+    /// An object or an array, as the text of its JSON.
+    Document(String),
 }
 
 /// Units of time.
@@ -178,7 +185,7 @@ pub enum TemplateError {
     #[error("a point has no tag with a value, and {0} wants at least one")]
     NoTags(&'static str),
     /// Too many points, or too large.
-    #[error("the message gives more than {POINTS_MAX} points or {} MiB of them", BYTES_MAX >> 20)]
+    #[error("the message gives more than {POINTS_MAX} points or rows, or {} MiB of them", BYTES_MAX >> 20)]
     TooMuch,
     /// A time that is none.
     #[error("`{0}` is no time in {1}")]
@@ -189,24 +196,37 @@ pub enum TemplateError {
 }
 
 impl Templates {
-    /// Reads a template file.
+    /// Reads a file of templates of points.
     ///
     /// # Errors
     /// All faults of the file with their places; among them that it can't be read.
     pub fn load(file: &Path, shape: Shape) -> Result<Templates, Faults> {
-        match std::fs::read_to_string(file) {
-            Ok(text) => parse(file, &text, shape),
-            Err(error) => Err(parse::unreadable(file, &error)),
-        }
+        read(file).and_then(|text| parse(file, &text, shape))
     }
+}
 
+impl Templates<StatementTemplate> {
+    /// Reads a file of templates of statements.
+    ///
+    /// # Errors
+    /// All faults of the file with their places; among them that it can't be read.
+    pub fn load_statements(file: &Path) -> Result<Templates<StatementTemplate>, Faults> {
+        read(file).and_then(|text| parse_statements(file, &text))
+    }
+}
+
+fn read(file: &Path) -> Result<String, Faults> {
+    std::fs::read_to_string(file).map_err(|error| parse::unreadable(file, &error))
+}
+
+impl<T> Templates<T> {
     /// The templates for a topic.
-    pub fn matching<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Template> {
+    pub fn matching<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a T> {
         self.0.iter().filter(|(filter, _)| topic::matches(filter, name)).map(|(_, template)| template)
     }
 
     /// All of them with their filters.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Template)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
         self.0.iter().map(|(filter, template)| (filter.as_str(), template))
     }
 }
@@ -290,7 +310,7 @@ impl Value {
     #[must_use]
     pub fn text(&self) -> String {
         match self {
-            Value::Text(text) | Value::Number(text) => text.clone(),
+            Value::Text(text) | Value::Number(text) | Value::Document(text) => text.clone(),
             Value::Integer(number) => number.to_string(),
             Value::Boolean(value) => value.to_string(),
         }
@@ -298,7 +318,7 @@ impl Value {
 
     fn len(&self) -> usize {
         match self {
-            Value::Text(text) | Value::Number(text) => text.len(),
+            Value::Text(text) | Value::Number(text) | Value::Document(text) => text.len(),
             Value::Integer(_) => 20,
             Value::Boolean(_) => 5,
         }

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use forebay_engine::topic;
 
-use super::{Leaf, Placeholder, Shape, Step, Template, Templates, Unit, Value};
+use super::statement::Names;
+use super::{Leaf, Placeholder, Shape, StatementTemplate, Step, Template, Templates, Unit, Value};
 use crate::rule::document::{Data, Field, Node};
 use crate::rule::json::parse_json;
 use crate::rule::names::suggestion;
@@ -16,9 +17,28 @@ use crate::rule::{Fault, Faults};
 /// # Errors
 /// All faults with their places.
 pub fn parse(file: &Path, text: &str, shape: Shape) -> Result<Templates, Faults> {
-    let mut parser = Parser { source: Source::new(file, text), shape, faults: Vec::new() };
+    file_of(file, text, r#"{"measurement": "sensor", …}"#, |parser, node| parser.template(node, shape))
+}
+
+/// Reads the text of a file of templates of statements.
+///
+/// # Errors
+/// All faults with their places.
+pub fn parse_statements(file: &Path, text: &str) -> Result<Templates<StatementTemplate>, Faults> {
+    let mut names = Names::default();
+    let example = r#"{"name": "store", "sql": "insert into …", "param_keys": […]}"#;
+    file_of(file, text, example, |parser, node| parser.statement(node, &mut names))
+}
+
+fn file_of<T>(
+    file: &Path,
+    text: &str,
+    example: &str,
+    template: impl FnMut(&mut Parser, &Node) -> Option<T>,
+) -> Result<Templates<T>, Faults> {
+    let mut parser = Parser { source: Source::new(file, text), faults: Vec::new() };
     let templates = match parse_json(text, 0, 0) {
-        Ok(node) => parser.file(&node),
+        Ok(node) => parser.file(&node, example, template),
         Err(fault) => {
             parser.fault(fault.span, fault.message, fault.help);
             Vec::new()
@@ -29,8 +49,7 @@ pub fn parse(file: &Path, text: &str, shape: Shape) -> Result<Templates, Faults>
 
 pub(super) fn unreadable(file: &Path, error: &std::io::Error) -> Faults {
     let source = Source::new(file, "");
-    let help =
-        "the file is a JSON object: a topic filter, then the points that its messages become; see docs/TEMPLATES.md";
+    let help = "the file is a JSON object: a topic filter, then what its messages become; see docs/TEMPLATES.md";
     Faults(vec![Fault {
         at: source.locate(0),
         message: format!("the template file can't be read: {error}"),
@@ -39,23 +58,31 @@ pub(super) fn unreadable(file: &Path, error: &std::io::Error) -> Faults {
     }])
 }
 
-struct Parser {
-    source: Source,
-    shape: Shape,
+pub(super) struct Parser {
+    pub(super) source: Source,
     faults: Vec<Fault>,
 }
 
 impl Parser {
-    fn fault(&mut self, span: Span, message: String, help: Option<String>) {
+    pub(super) fn fault_count(&self) -> usize {
+        self.faults.len()
+    }
+
+    pub(super) fn fault(&mut self, span: Span, message: String, help: Option<String>) {
         let at = self.source.locate(span.start);
         let width = self.source.text.get(span.start..span.end).map_or(1, |text| text.chars().count());
         let excerpt = self.source.excerpt(&at, width);
         self.faults.push(Fault { at, message, help, excerpt });
     }
 
-    fn file(&mut self, node: &Node) -> Vec<(String, Template)> {
+    fn file<T>(
+        &mut self,
+        node: &Node,
+        example: &str,
+        mut template: impl FnMut(&mut Parser, &Node) -> Option<T>,
+    ) -> Vec<(String, T)> {
         let Some(fields) = node.fields() else {
-            let help = r#"e.g. {"sensor/#": {"measurement": "sensor", …}}"#.to_owned();
+            let help = format!(r#"e.g. {{"sensor/#": {example}}}"#);
             self.fault(node.span, format!("expected an object, found {}", node.kind()), Some(help));
             return Vec::new();
         };
@@ -73,35 +100,40 @@ impl Parser {
                 _ => single,
             };
             for node in nodes {
-                templates.extend(self.template(node).map(|template| (field.name.clone(), template)));
+                templates.extend(template(self, node).map(|template| (field.name.clone(), template)));
             }
         }
         templates
     }
 
-    fn template(&mut self, node: &Node) -> Option<Template> {
-        let Some(fields) = node.fields() else {
+    pub(super) fn object<'n>(&mut self, node: &'n Node) -> Option<&'n [Field]> {
+        let fields = node.fields();
+        if fields.is_none() {
             self.fault(node.span, format!("expected a template's object, found {}", node.kind()), None);
-            return None;
-        };
+        }
+        fields
+    }
+
+    fn template(&mut self, node: &Node, shape: Shape) -> Option<Template> {
+        let fields = self.object(node)?;
         let before = self.faults.len();
-        let values = match self.shape {
+        let values = match shape {
             Shape::Fields => "fields",
             Shape::Value => "value",
         };
         self.check_names(fields, &["measurement", "tags", values, "timestamp", "timestamp_unit"]);
         let find = |name: &str| fields.iter().find(|field| field.name == name);
         let measurement = self.needed(node, find("measurement"), "measurement").and_then(|node| self.leaf(node));
-        let mut tags = find("tags").map(|field| self.leaves(&field.value)).unwrap_or_default();
+        let mut tags = find("tags").map(|field| self.leaves(&field.value, shape)).unwrap_or_default();
         tags.sort_by(|a, b| a.0.cmp(&b.0));
-        let values = self.needed(node, find(values), values).map(|value| match self.shape {
-            Shape::Fields => self.leaves(value),
+        let values = self.needed(node, find(values), values).map(|value| match shape {
+            Shape::Fields => self.leaves(value, shape),
             Shape::Value => self.leaf(value).map(|leaf| ("value".to_owned(), leaf)).into_iter().collect(),
         });
-        if self.shape == Shape::Fields && values.as_ref().is_some_and(Vec::is_empty) && self.faults.len() == before {
+        if shape == Shape::Fields && values.as_ref().is_some_and(Vec::is_empty) && self.faults.len() == before {
             self.fault(node.span, "a point needs a field".to_owned(), None);
         }
-        if self.shape == Shape::Value && tags.is_empty() && self.faults.len() == before {
+        if shape == Shape::Value && tags.is_empty() && self.faults.len() == before {
             let help = r#"e.g. "tags": {"clientid": "$clientid"}"#.to_owned();
             self.fault(node.span, "OpenTSDB refuses points without a tag".to_owned(), Some(help));
         }
@@ -114,14 +146,14 @@ impl Parser {
         Some(Template { measurement: measurement?, tags, fields: values?, timestamp, unit, at })
     }
 
-    fn needed<'n>(&mut self, whole: &Node, field: Option<&'n Field>, name: &str) -> Option<&'n Node> {
+    pub(super) fn needed<'n>(&mut self, whole: &Node, field: Option<&'n Field>, name: &str) -> Option<&'n Node> {
         if field.is_none() {
             self.fault(whole.span, format!("the template has no `{name}`"), None);
         }
         field.map(|field| &field.value)
     }
 
-    fn check_names(&mut self, fields: &[Field], known: &[&str]) {
+    pub(super) fn check_names(&mut self, fields: &[Field], known: &[&str]) {
         for (i, field) in fields.iter().enumerate() {
             if !known.contains(&field.name.as_str()) {
                 let help = suggestion(&field.name, known);
@@ -139,7 +171,7 @@ impl Parser {
     }
 
     /// Names with their leaves: tags or fields.
-    fn leaves(&mut self, node: &Node) -> Vec<(String, Leaf)> {
+    fn leaves(&mut self, node: &Node, shape: Shape) -> Vec<(String, Leaf)> {
         let Some(fields) = node.fields() else {
             self.fault(node.span, format!("expected an object, found {}", node.kind()), None);
             return Vec::new();
@@ -150,7 +182,7 @@ impl Parser {
             let why = match field.name.as_str() {
                 "" => Some("is empty"),
                 // InfluxDB takes the point and drops it, or only that field.
-                "time" if self.shape == Shape::Fields => Some("is the point's own time in InfluxDB"),
+                "time" if shape == Shape::Fields => Some("is the point's own time in InfluxDB"),
                 name if name.chars().any(char::is_control) => Some("has a control character in it"),
                 name if name.ends_with('\\') || ["\\,", "\\=", "\\ "].iter().any(|pair| name.contains(pair)) => {
                     Some("has a backslash where InfluxDB's lines can't say it")
@@ -165,7 +197,7 @@ impl Parser {
         leaves
     }
 
-    fn leaf(&mut self, node: &Node) -> Option<Leaf> {
+    pub(super) fn leaf(&mut self, node: &Node) -> Option<Leaf> {
         match &node.data {
             Data::Text(text) => self.word(node, text),
             Data::Integer(number) => Some(Leaf::Literal(Value::Number(number.to_string()))),
@@ -253,7 +285,7 @@ impl Parser {
         Some(leaf)
     }
 
-    fn unit(&mut self, node: &Node) -> Option<Unit> {
+    pub(super) fn unit(&mut self, node: &Node) -> Option<Unit> {
         let unit = node.text().and_then(Unit::parse);
         if unit.is_none() {
             let names = Unit::ALL.map(|(name, _)| name).join(", ");

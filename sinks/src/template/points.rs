@@ -95,7 +95,7 @@ fn values<'a>(
 }
 
 /// How many points there are: as many as the arrays have elements, which must be equally many.
-fn rows<'a>(columns: impl Iterator<Item = (&'a Leaf, &'a Column)>) -> Result<usize, TemplateError> {
+pub(super) fn rows<'a>(columns: impl Iterator<Item = (&'a Leaf, &'a Column)>) -> Result<usize, TemplateError> {
     let lists: Vec<(&Leaf, usize)> = columns
         .filter_map(|(leaf, column)| match column {
             Column::Each(values) => Some((leaf, values.len())),
@@ -111,7 +111,7 @@ fn rows<'a>(columns: impl Iterator<Item = (&'a Leaf, &'a Column)>) -> Result<usi
 }
 
 /// A number of units since 1970, in ns. Exact for whole numbers and decimal fractions.
-fn time(value: &Value, unit: Unit) -> Result<i128, TemplateError> {
+pub(super) fn time(value: &Value, unit: Unit) -> Result<i128, TemplateError> {
     let written = text(value);
     let ns = exact(&written, unit).or_else(|| match value {
         Value::Number(number) => rounded(number, unit),
