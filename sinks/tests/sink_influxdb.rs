@@ -148,6 +148,7 @@ suite!(in_nanoseconds, "":
     keeps_the_order_of_each_key,
     buries_poison_and_stores_the_rest,
     gives_up_on_silence,
+    sends_less_at_once_where_more_is_not_answered,
     waits_for_slow_and_busy,
     shuts_down_in_mid_batch,
     positions_survive,

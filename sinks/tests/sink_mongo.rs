@@ -108,6 +108,7 @@ suite!(
     replaying_the_log_gives_the_same_rows,
     keeps_the_order_of_each_key,
     gives_up_on_silence,
+    sends_less_at_once_where_more_is_not_answered,
     waits_for_slow_and_busy,
     shuts_down_in_mid_batch,
     positions_survive,
