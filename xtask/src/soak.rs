@@ -83,7 +83,7 @@ pub fn run(options: &Options) -> Result<()> {
     let mut command = shell::cargo()?;
     // With the feature, as `cargo xtask test` compiles it: nothing is built twice.
     command.args(["test", "--package", "forebay", "--features", steps::SUITE, "--test", "outages", "--locked"]);
-    command.args(["--", "--nocapture", "--include-ignored"]);
+    command.args(["--", "--nocapture"]);
     command.args(["--test-threads", &options.jobs.to_string()]);
     for database in databases {
         let module = name(database).replace('-', "_");

@@ -27,10 +27,13 @@ import java.util.Locale;
 import java.util.Map;
 import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.atomic.AtomicLong;
+import java.util.concurrent.locks.ReentrantReadWriteLock;
 import javax.crypto.Mac;
 import javax.crypto.SecretKeyFactory;
 import javax.crypto.spec.PBEKeySpec;
 import javax.crypto.spec.SecretKeySpec;
+import org.h2.mvstore.MVStore;
 
 /**
  * Mongo Java Server as drivers of today expect it: `hello`, a wire version they take, codes on all errors, logins by SCRAM-SHA-256,
@@ -46,7 +49,7 @@ public class MongoForTests {
     private static final Document OK = new Document("ok", 1.0);
 
     private final MongoBackend inner;
-    private final Runnable sync;
+    private final Commits commits;
     private final boolean logins;
     /** Name to password and role. */
     private final Map<String, String[]> users = new ConcurrentHashMap<>();
@@ -54,9 +57,9 @@ public class MongoForTests {
     private final Map<Channel, String> loggedIn = new ConcurrentHashMap<>();
     private final FailPoint failPoint = new FailPoint();
 
-    private MongoForTests(MongoBackend inner, Runnable sync, String name, String password) {
+    private MongoForTests(MongoBackend inner, Commits commits, String name, String password) {
         this.inner = inner;
-        this.sync = sync;
+        this.commits = commits;
         logins = name != null;
         if (logins) {
             users.put(name, new String[] {password, "root"});
@@ -65,7 +68,7 @@ public class MongoForTests {
 
     public static void main(String[] arguments) throws Exception {
         List<String> words = List.of(arguments);
-        H2Backend file = words.get(1).equals("memory") ? null : new H2Backend(words.get(1));
+        H2Backend file = words.get(1).equals("memory") ? null : file(words.get(1), words.contains("--sync"));
         MongoBackend backend = file == null ? new MemoryBackend() : file;
         backend.version(new MongoVersion() {
             @Override
@@ -79,10 +82,10 @@ public class MongoForTests {
             }
         });
         int login = words.indexOf("--login");
-        Runnable sync = file != null && words.contains("--sync") ? file::commit : () -> {};
+        Commits commits = new Commits(words.contains("--sync") ? file : null);
         MongoForTests own = login < 0
-            ? new MongoForTests(backend, sync, null, null)
-            : new MongoForTests(backend, sync, words.get(login + 1), words.get(login + 2));
+            ? new MongoForTests(backend, commits, null, null)
+            : new MongoForTests(backend, commits, words.get(login + 1), words.get(login + 2));
         MongoServer server = new MongoServer(own.proxy());
         int tls = words.indexOf("--tls");
         if (tls >= 0) {
@@ -98,6 +101,12 @@ public class MongoForTests {
         server.bind("127.0.0.1", Integer.parseInt(words.get(0)));
         Runtime.getRuntime().addShutdownHook(new Thread(server::shutdownNow));
         Thread.currentThread().join();
+    }
+
+    /** With --sync nothing is committed but by {@link Commits}. */
+    private static H2Backend file(String name, boolean sync) {
+        MVStore.Builder builder = new MVStore.Builder().fileName(name);
+        return new H2Backend((sync ? builder.autoCommitDisabled().autoCommitBufferSize(0) : builder).open());
     }
 
     /** The backend with this launcher's answers first. */
@@ -177,14 +186,11 @@ public class MongoForTests {
             default:
         }
         Document concern = failPoint.meet(channel, name);
-        Document reply = call.run();
+        Document reply = WRITES.contains(lower) ? commits.write(call) : call.run();
         if (reply != null && reply.containsKey("errmsg") && !reply.containsKey("code")) {
             boolean absent = "ns not found".equals(reply.get("errmsg"));
             reply.put("code", absent ? 26 : 8000);
             reply.put("codeName", absent ? "NamespaceNotFound" : "AtlasError");
-        }
-        if (WRITES.contains(lower)) {
-            sync.run();
         }
         if (concern != null) {
             reply.put("writeConcernError", concern);
@@ -207,6 +213,51 @@ public class MongoForTests {
             reply.append("saslSupportedMechs", List.of("SCRAM-SHA-256"));
         }
         return reply.append("ok", 1.0);
+    }
+
+    /**
+     * Commits whole commands. The server puts a document and its entry in the index of `_id` one after the other: a commit between the two,
+     * then a kill, and the document is there without its entry, which no mongod leaves behind; it can be neither inserted nor found.
+     */
+    private static class Commits {
+        private final H2Backend file;
+        /** Commands share it, a commit has it alone. */
+        private final ReentrantReadWriteLock lock = new ReentrantReadWriteLock();
+        private final AtomicLong written = new AtomicLong();
+        private long committed;
+
+        Commits(H2Backend file) {
+            this.file = file;
+        }
+
+        /** Runs a command; what it wrote is on the disk when this returns, or throws. */
+        Document write(Call call) throws Exception {
+            if (file == null) {
+                return call.run();
+            }
+            lock.readLock().lock();
+            try {
+                return call.run();
+            } finally {
+                long own = written.incrementAndGet();
+                lock.readLock().unlock();
+                commit(own);
+            }
+        }
+
+        /** One commit for all who wait. */
+        private void commit(long own) {
+            lock.writeLock().lock();
+            try {
+                if (committed < own) {
+                    long all = written.get();
+                    file.commit();
+                    committed = all;
+                }
+            } finally {
+                lock.writeLock().unlock();
+            }
+        }
     }
 
     private static String role(Object roles) {
