@@ -31,6 +31,8 @@ pub enum Step {
     Doc,
     /// Unit, property, crash and end-to-end tests of the workspace.
     Test,
+    /// The sinks as an embedder with SQLite alone builds them.
+    Reduced,
     /// The orders in which the log's threads may run.
     Interleavings,
     /// Schedules of the engine on a simulated disk.
@@ -80,6 +82,7 @@ fn run(step: Step, counter: &mut Counter, rounds: u32) -> Result<Outcome> {
         Step::Clippy => shell::run(shell::cargo()?.args(clippy))?,
         Step::Doc => shell::run(shell::cargo()?.args(doc).env("RUSTDOCFLAGS", "--deny warnings"))?,
         Step::Test => workspace_tests(counter, rounds)?,
+        Step::Reduced => reduced()?,
         Step::Interleavings => interleavings()?,
         Step::Simulate => simulate(&["--schedules".to_owned(), SCHEDULES.to_string()])?,
         Step::Deny => return deny(),
@@ -95,6 +98,13 @@ pub fn crash(rounds: u32) -> Result<()> {
     let mut command = shell::cargo()?;
     command.args(["test", "--package", "forebay", "--test", "crash", "--locked", "--", "--nocapture"]);
     shell::run(command.env(ROUNDS, rounds.to_string()))
+}
+
+/// Compiles the sinks with one database, and has the others refused.
+fn reduced() -> Result<()> {
+    let mut command = shell::cargo()?;
+    command.args(["test", "--package", "forebay-sinks", "--no-default-features", "--features", "conformance,sqlite"]);
+    shell::run(command.args(["--locked", "--test", "sink_sqlite_tables", "a_database_without_a_driver"]))
 }
 
 /// Runs the tests of the log's threads under a scheduler of their own: a build of its own, in a folder of its own.

@@ -18,6 +18,7 @@ mod duration;
 mod engine_rules;
 mod fault;
 pub(crate) mod json;
+mod key_tables;
 mod keys;
 mod load;
 pub(crate) mod names;
