@@ -4,10 +4,12 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use crate::admin::status::ListenerStatus;
+
 /// The facts of a start.
 pub struct Banner<'a> {
-    /// The MQTT listener.
-    pub mqtt: SocketAddr,
+    /// The MQTT listeners.
+    pub mqtt: &'a [ListenerStatus],
     /// The admin HTTP listener.
     pub admin: SocketAddr,
     /// Data folder.
@@ -32,7 +34,9 @@ impl fmt::Display for Banner<'_> {
             _ => "NOT DURABLE: acknowledged before any sync",
         };
         writeln!(f, "forebay {}  {} (number {})", env!("CARGO_PKG_VERSION"), self.node.0, self.node.1)?;
-        writeln!(f, "  mqtt        {}", self.mqtt)?;
+        for listener in self.mqtt {
+            writeln!(f, "  mqtt        {listener}")?;
+        }
         writeln!(f, "  admin       http://{}", self.admin)?;
         writeln!(f, "  data        {}", self.data.display())?;
         writeln!(f, "  durability  {}: {durable}", self.durability)?;

@@ -23,7 +23,7 @@ pub struct Server {
     pub pid: u32,
     /// Its admin HTTP listener.
     pub admin: SocketAddr,
-    /// Its MQTT listener.
+    /// Its first MQTT listener.
     pub mqtt: SocketAddr,
 }
 

@@ -9,11 +9,11 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::admin;
+use crate::admin::{self, status::ListenerStatus};
 use crate::banner::Banner;
 use crate::cli::Options;
 use crate::cli::check::{self, Configuration};
-use crate::config::{Durability, Settings, node};
+use crate::config::{Durability, MQTT_LISTEN, Settings, node};
 use crate::datadir::Server;
 use crate::exit::{Exit, Failure};
 use crate::run::Stack;
@@ -43,8 +43,12 @@ async fn serve(configuration: &Configuration) -> Result<(), Failure> {
     let metrics = telemetry::start_metrics()?;
     let upkeep = tokio::spawn(telemetry::keep_metrics(metrics.clone()));
     // Both addresses are tried before the data folder is touched. The broker binds its own a moment later.
-    drop(listen("MQTT", "--mqtt", settings.mqtt.listen).await?);
-    let listener = listen("admin", "--admin", settings.admin.listen).await?;
+    for way_in in settings.ways_in() {
+        let setting =
+            way_in.place.map_or_else(|| option("--mqtt", way_in.listen), |place| format!("`listen` at {place}"));
+        drop(listen("MQTT", &setting, way_in.listen).await?);
+    }
+    let listener = listen("admin", &option("--admin", settings.admin.listen), settings.admin.listen).await?;
     let admin_at = listener.local_addr().map_err(|source| Failure::io("the admin listener", &source))?;
 
     std::fs::create_dir_all(&settings.data).map_err(|source| Failure::io(settings.data.display(), &source))?;
@@ -54,11 +58,13 @@ async fn serve(configuration: &Configuration) -> Result<(), Failure> {
     let node_number = node::number(&settings.data, &settings.node.name, settings.node.number)
         .map_err(|source| Failure::io(settings.data.join("node").display(), &source))?;
     let stack = Arc::new(Stack::start(settings, &configuration.rules, node_number).await?);
-    let server = Server { pid: std::process::id(), admin: admin_at, mqtt: stack.mqtt() };
+    let listeners = stack.mqtt();
+    let first = listeners.first().map_or(MQTT_LISTEN, |listener| listener.address);
+    let server = Server { pid: std::process::id(), admin: admin_at, mqtt: first };
     if let Err(source) = server.write(&settings.data) {
         tracing::warn!("`forebay status` will not find this server: writing server.json: {source}");
     }
-    announce(settings, &stack, &server, node_number);
+    announce(settings, &stack, &listeners, &server, node_number);
 
     let (stop_admin, admin_stopped) = tokio::sync::oneshot::channel::<()>();
     let token = settings.admin.token.clone();
@@ -91,14 +97,14 @@ async fn serve(configuration: &Configuration) -> Result<(), Failure> {
     ended
 }
 
-fn announce(settings: &Settings, stack: &Stack, server: &Server, node_number: u16) {
+fn announce(settings: &Settings, stack: &Stack, listeners: &[ListenerStatus], server: &Server, node_number: u16) {
     let durability = match settings.log.durability {
         Durability::Synced => "synced",
         Durability::Every => "every",
         Durability::Buffered => "buffered",
     };
     let banner = Banner {
-        mqtt: server.mqtt,
+        mqtt: listeners,
         admin: server.admin,
         data: Path::new(&settings.data),
         durability,
@@ -110,7 +116,8 @@ fn announce(settings: &Settings, stack: &Stack, server: &Server, node_number: u1
     match settings.messages.format {
         crate::config::MessageFormat::Text => eprintln!("{banner}"),
         crate::config::MessageFormat::Json => tracing::info!(
-            mqtt = %banner.mqtt,
+            mqtt = %server.mqtt,
+            listeners = ?listeners.iter().map(ToString::to_string).collect::<Vec<_>>(),
             admin = %banner.admin,
             data = %banner.data.display(),
             durability,
@@ -121,16 +128,19 @@ fn announce(settings: &Settings, stack: &Stack, server: &Server, node_number: u1
     }
 }
 
-async fn listen(what: &str, option: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+/// An option with the address beside this one, as a remedy.
+fn option(name: &str, address: SocketAddr) -> String {
+    format!("`{name} {}`", SocketAddr::new(address.ip(), address.port().wrapping_add(1)))
+}
+
+/// Listens; `setting` is what gives another address.
+async fn listen(what: &str, setting: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => {
-            let mut other = address;
-            other.set_port(address.port().wrapping_add(1));
-            let text =
-                format!("the {what} address {address} is in use: stop who listens there, or use `{option} {other}`");
+            let text = format!("the {what} address {address} is in use: stop who listens there, or use {setting}");
             Failure::new(Exit::AddressInUse, text)
         }
-        _ => Failure::io(format!("listening on {address} ({option})"), &source),
+        _ => Failure::io(format!("listening on the {what} address {address} (another: {setting})"), &source),
     })
 }
 

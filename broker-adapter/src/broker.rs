@@ -15,12 +15,13 @@ use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
+use crate::janitor;
+use crate::listener::{self, Listener, ListenerOptions, ListenerView};
 use crate::live_bus::{LiveBus, LiveInbox, RumqttdBus, TrieBus};
 use crate::metrics::PacketCounters;
 use crate::options::{BrokerOptions, LiveBusKind};
 use crate::registry::{ClientView, Command, Registry};
 use crate::store::Store;
-use crate::{janitor, listener};
 
 /// Why a broker did not start.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +118,7 @@ impl Shared {
 /// A running broker. Dropping it stops the listeners, not the connections; [`Broker::shutdown`] ends both in order.
 pub struct Broker {
     shared: Arc<Shared>,
-    addresses: Vec<SocketAddr>,
+    listeners: Vec<Arc<Listener>>,
     /// Taken by the first [`Broker::shutdown`].
     tasks: Mutex<JoinSet<()>>,
 }
@@ -132,10 +133,12 @@ impl Broker {
             return Err(StartError::NoListener);
         }
         let mut sockets = Vec::with_capacity(options.listeners.len());
-        for address in &options.listeners {
-            sockets.push(bind(*address).await?);
+        for listener in &options.listeners {
+            let (socket, address) = bind(listener.address).await?;
+            let listener = Listener::new(ListenerOptions { address, ..listener.clone() });
+            sockets.push((socket, Arc::new(listener)));
         }
-        let addresses = sockets.iter().filter_map(|s| s.local_addr().ok()).collect();
+        let listeners = sockets.iter().map(|(_, listener)| Arc::clone(listener)).collect();
         let live: Box<dyn LiveBus> = match options.live_bus {
             LiveBusKind::Trie => Box::new(TrieBus::default()),
             LiveBusKind::Rumqttd => Box::new(RumqttdBus::new()),
@@ -154,17 +157,23 @@ impl Broker {
         });
         janitor::close_what_was_open(&shared).await.map_err(|error| StartError::Log(error.text.to_owned()))?;
         let mut tasks = JoinSet::new();
-        for socket in sockets {
-            tasks.spawn(listener::listen(Arc::clone(&shared), socket));
+        for (socket, listener) in sockets {
+            tasks.spawn(listener::listen(Arc::clone(&shared), listener, socket));
         }
         tasks.spawn(janitor::run(Arc::clone(&shared)));
-        Ok(Broker { shared, addresses, tasks: Mutex::new(tasks) })
+        Ok(Broker { shared, listeners, tasks: Mutex::new(tasks) })
     }
 
-    /// The addresses it listens on, with the ports it was given.
+    /// The addresses it listens on, with the ports it was given, in the order of the options.
     #[must_use]
-    pub fn local_addrs(&self) -> &[SocketAddr] {
-        &self.addresses
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().map(|listener| listener.options.address).collect()
+    }
+
+    /// Its listeners, in the order of the options.
+    #[must_use]
+    pub fn listeners(&self) -> Vec<ListenerView> {
+        self.listeners.iter().map(|listener| listener.view()).collect()
     }
 
     /// Counts since the start.
@@ -260,13 +269,17 @@ impl Proxy {
     }
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| {
+/// A socket that listens, and the address it was given.
+async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let bound = TcpListener::bind(address).await.and_then(|socket| Ok((socket.local_addr()?, socket)));
+    bound.map(|(address, socket)| (socket, address)).map_err(|source| {
         let remedy = match source.kind() {
-            io::ErrorKind::AddrInUse => "another program holds the port: stop it or choose another with --mqtt",
-            io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege: choose another with --mqtt",
-            io::ErrorKind::AddrNotAvailable => "this machine has no such address: choose another with --mqtt",
-            _ => "choose another address with --mqtt",
+            io::ErrorKind::AddrInUse => {
+                "another program, or another listener, holds the port: stop it or choose another"
+            }
+            io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege: choose another",
+            io::ErrorKind::AddrNotAvailable => "this machine has no such address: choose another",
+            _ => "choose another address",
         };
         StartError::Bind { address, remedy, source }
     })

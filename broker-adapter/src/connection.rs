@@ -3,7 +3,6 @@
 //! One task. Each turn takes what is there (packets of one read, deliveries, what the watermark has passed), appends all
 //! events of the turn with one call, and then waits for whatever comes first.
 
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,7 +21,7 @@ use tokio::time::{Instant, Sleep};
 use crate::broker::Shared;
 use crate::codec::{ConnAck, Decoder, Packet, Version, encode, reason};
 use crate::handshake::{self, Opened, Refusal};
-use crate::listener::Stream;
+use crate::listener::{Arrival, Stream};
 use crate::metrics::{CONNECTS, CONNECTS_REFUSED};
 use crate::registry::Command;
 use crate::session::{Batch, Close, InEffect, Job, Session};
@@ -38,19 +37,19 @@ const FULL_PATIENCE: Duration = Duration::from_secs(60);
 const IDLE: Duration = Duration::from_secs(3600);
 
 /// Serves one connection from its first byte to its last.
-pub(crate) async fn serve<S: Stream>(shared: Arc<Shared>, stream: S, peer: SocketAddr) {
+pub(crate) async fn serve<S: Stream>(shared: Arc<Shared>, stream: S, arrival: Arrival) {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let mut input = BytesMut::with_capacity(4096);
     let mut decoder = Decoder::server(shared.options.max_packet_bytes);
     let first = handshake::read_connect(&mut reader, &mut input, &mut decoder);
     let opened = match stop_or(&shared, shared.options.connect_timeout, first).await {
-        Ok(connect) => handshake::open(&shared, *connect, peer).await,
+        Ok(connect) => handshake::open(&shared, *connect, &arrival).await,
         Err(refusal) => Err(refusal),
     };
     let Opened { session, seat, commands, connack } = match opened {
         Ok(opened) => opened,
         Err(refusal) => {
-            refuse(&shared, &refusal, peer, &mut writer).await;
+            refuse(&shared, &refusal, &arrival, &mut writer).await;
             return closing::drain(reader, writer).await;
         }
     };
@@ -75,8 +74,9 @@ async fn stop_or<T>(
     }
 }
 
-async fn refuse<S: Stream>(shared: &Shared, refusal: &Refusal, peer: SocketAddr, writer: &mut WriteHalf<S>) {
-    tracing::info!(%peer, reason = refusal.text, "a connection was refused");
+async fn refuse<S: Stream>(shared: &Shared, refusal: &Refusal, arrival: &Arrival, writer: &mut WriteHalf<S>) {
+    let (peer, listener) = (arrival.peer, arrival.listener.options.address);
+    tracing::info!(%peer, %listener, reason = refusal.text, "a connection was refused");
     shared.refused.fetch_add(1, Ordering::Relaxed);
     metrics::counter!(CONNECTS_REFUSED, "reason" => refusal.label).increment(1);
     if let Some((version, code)) = refusal.answer {

@@ -1,7 +1,6 @@
 //! From the first byte to CONNACK: reads CONNECT, checks it, takes the client's seat, opens the session.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -19,6 +18,7 @@ use crate::broker::Shared;
 use crate::codec::{
     ConnAck, ConnAckProperties, Connect, DecodeError, Decoder, PACKET_BYTES_MAX, Packet, Version, reason,
 };
+use crate::listener::Arrival;
 use crate::live_bus::LiveInbox;
 use crate::registry::{Command, Seat};
 use crate::session::{ClientInfo, Outbound, Session, Start, restore};
@@ -89,14 +89,14 @@ pub(crate) struct Opened {
 /// Takes the client's seat (waiting for an older connection to be off) and opens its session. When it returns, the session and
 /// its will are durable. While the log is full neither is possible; the client is refused when it has waited for the connect
 /// timeout, so that those who try again do not pile up.
-pub(crate) async fn open(shared: &Arc<Shared>, connect: Connect, peer: SocketAddr) -> Result<Opened, Refusal> {
+pub(crate) async fn open(shared: &Arc<Shared>, connect: Connect, arrival: &Arrival) -> Result<Opened, Refusal> {
     check(&connect)?;
     let version = connect.version;
     let engine = &shared.engine;
     let now_us = engine.now_us();
     let epoch = engine.next_epoch();
     let (client, assigned) = client_id(&connect, epoch, now_us)?;
-    let entering = shared.registry.enter(client.clone(), peer, now_us);
+    let entering = shared.registry.enter(client.clone(), arrival.peer, now_us);
     let (seat, commands) = tokio::time::timeout(shared.options.connect_timeout, entering)
         .await
         .map_err(|_| Refusal::unavailable(version, "an older connection of this client could not be ended in time"))?;
@@ -105,7 +105,7 @@ pub(crate) async fn open(shared: &Arc<Shared>, connect: Connect, peer: SocketAdd
         return Err(Refusal::unavailable(version, "the server shuts down"));
     }
     // The epoch is taken once the older connection is off, so that epochs follow the log's order.
-    let info = client_info(shared, &connect, client, peer, engine.next_epoch());
+    let info = client_info(shared, &connect, client, arrival, engine.next_epoch());
     seat.set_epoch(info.epoch);
 
     let existing = engine.session(&info.client).filter(|v| v.ends_at_us.is_none_or(|end| end > engine.now_us()));
@@ -172,7 +172,7 @@ fn client_id(connect: &Connect, epoch: u64, now_us: u64) -> Result<(ByteString, 
     Ok((format!("forebay-{now_us:x}-{epoch:x}").into(), true))
 }
 
-fn client_info(shared: &Shared, c: &Connect, client: ByteString, peer: SocketAddr, epoch: u64) -> ClientInfo {
+fn client_info(shared: &Shared, c: &Connect, client: ByteString, arrival: &Arrival, epoch: u64) -> ClientInfo {
     let options = &shared.options;
     let asked_expiry_s = match c.version {
         Version::V5 => c.properties.session_expiry_s.unwrap_or(0),
@@ -183,8 +183,8 @@ fn client_info(shared: &Shared, c: &Connect, client: ByteString, peer: SocketAdd
         Some(max) if c.version.is_v5() && (c.keep_alive_s == 0 || c.keep_alive_s > max) => max,
         _ => c.keep_alive_s,
     };
-    let username = c.username.clone().unwrap_or_default();
-    let peer = ByteString::from(peer.ip().to_string());
+    let username = arrival.certificate_user.clone().or_else(|| c.username.clone()).unwrap_or_default();
+    let peer = ByteString::from(arrival.peer.ip().to_string());
     let will = c.will.as_ref().map(|will| Will {
         delay_s: will.delay_s,
         message: Message {

@@ -21,6 +21,7 @@ mod session;
 mod store;
 
 pub use broker::{Broker, BrokerStats, Proxy, ProxyError, StartError};
+pub use listener::{ListenerOptions, ListenerView};
 pub use options::{
     BrokerOptions, DEFAULT_CONNECT_TIMEOUT, DEFAULT_LIVE_QUEUE, DEFAULT_MAX_CONNECTIONS, DEFAULT_MAX_PACKET_BYTES,
     DEFAULT_PENDING_ACKS, DEFAULT_RECEIVE_MAXIMUM, DEFAULT_SEND_WINDOW, DEFAULT_TOPIC_ALIAS_MAXIMUM, LiveBusKind,

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::listener::ListenerOptions;
+
 /// Largest packet taken by default: 1 MiB, below a log segment's size.
 pub const DEFAULT_MAX_PACKET_BYTES: usize = 1 << 20;
 /// How long a new connection may take to send CONNECT by default.
@@ -33,8 +35,8 @@ pub enum LiveBusKind {
 /// Settings of the broker.
 #[derive(Clone, Debug)]
 pub struct BrokerOptions {
-    /// Addresses to listen on; port 0 = any free port. Default: 127.0.0.1:1883.
-    pub listeners: Vec<SocketAddr>,
+    /// The ways in. Default: a plain listener on 127.0.0.1:1883.
+    pub listeners: Vec<ListenerOptions>,
     /// Largest packet taken, in bytes with its header.
     pub max_packet_bytes: usize,
     /// How long a new connection may take to send CONNECT.
@@ -62,7 +64,7 @@ pub struct BrokerOptions {
 impl Default for BrokerOptions {
     fn default() -> Self {
         BrokerOptions {
-            listeners: vec![SocketAddr::from(([127, 0, 0, 1], 1883))],
+            listeners: vec![ListenerOptions::new(SocketAddr::from(([127, 0, 0, 1], 1883)))],
             max_packet_bytes: DEFAULT_MAX_PACKET_BYTES,
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             receive_maximum: DEFAULT_RECEIVE_MAXIMUM,

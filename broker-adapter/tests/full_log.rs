@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use forebay_broker_adapter::client::{Client, ClientError, ConnectOptions};
 use forebay_broker_adapter::codec::{Connect, ConnectProperties, Packet, Publish, Version};
-use forebay_broker_adapter::{Broker, BrokerOptions, NoStore};
+use forebay_broker_adapter::{Broker, BrokerOptions, ListenerOptions, NoStore};
 use forebay_engine::event::{Event, Published, SinkPosition};
 use forebay_engine::log::AppendError;
 use forebay_engine::{Engine, EngineOptions, Lsn, Message, QoS};
@@ -26,7 +26,10 @@ async fn full() -> Server {
     options.log.disk_budget = Some(8 * 256 * 1024 + (8 << 20));
     let engine = Engine::open(options).unwrap().0;
     engine.hold_for_sinks(&["s".to_owned()]);
-    let options = BrokerOptions { listeners: vec![SocketAddr::from(([127, 0, 0, 1], 0))], ..BrokerOptions::default() };
+    let options = BrokerOptions {
+        listeners: vec![ListenerOptions::new(SocketAddr::from(([127, 0, 0, 1], 0)))],
+        ..BrokerOptions::default()
+    };
     let broker = Broker::start(engine.clone(), options, Arc::new(NoStore)).await.unwrap();
     let address = broker.local_addrs()[0];
     Server { broker, engine, address, dir }

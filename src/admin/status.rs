@@ -1,6 +1,7 @@
 //! What admin HTTP answers: JSON for programs, `Display` for people.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -22,12 +23,24 @@ pub struct Status {
     pub log: LogStatus,
     /// Open MQTT connections.
     pub connections: u64,
+    /// The MQTT listeners.
+    #[serde(default)]
+    pub listeners: Vec<ListenerStatus>,
     /// Sessions, connected or not.
     pub sessions: u64,
     /// The sinks.
     pub sinks: Vec<SinkStatus>,
     /// What opening found, in words.
     pub recovery: String,
+}
+
+/// An MQTT listener.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ListenerStatus {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Connections through it, those that have not sent CONNECT too.
+    pub connections: u64,
 }
 
 /// The log.
@@ -235,10 +248,19 @@ impl fmt::Display for Status {
         }
         writeln!(f, "recovery     {}", self.recovery)?;
         write!(f, "clients      {} connections, {} sessions", self.connections, self.sessions)?;
+        for listener in &self.listeners {
+            write!(f, "\nlistener     {listener}  {} connections", listener.connections)?;
+        }
         for sink in &self.sinks {
             write!(f, "\nsink         {sink}")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for ListenerStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.address)
     }
 }
 

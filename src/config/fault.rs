@@ -56,13 +56,21 @@ fn floor_char_boundary(text: &str, at: usize) -> usize {
     (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
 }
 
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::File { path, line, column, .. } => write!(f, "{}:{line}:{column}", path.display()),
+            Place::Environment(name) => write!(f, "environment variable {name}"),
+            Place::Option(name) => write!(f, "option {name}"),
+            Place::Whole => f.write_str("the settings"),
+        }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.place {
-            Place::File { path, line, column, .. } => write!(f, "{}:{line}:{column}: ", path.display())?,
-            Place::Environment(name) => write!(f, "environment variable {name}: ")?,
-            Place::Option(name) => write!(f, "option {name}: ")?,
-            Place::Whole => {}
+        if self.place != Place::Whole {
+            write!(f, "{}: ", self.place)?;
         }
         f.write_str(&self.message)?;
         if let Some(nearest) = &self.nearest {

@@ -5,39 +5,41 @@ use std::path::{Path, PathBuf};
 
 use super::{Durability, MessageFormat, Secret, Settings};
 
-/// A setting.
-pub struct Field {
+/// A setting of the program, or of one of its listeners.
+pub struct Field<S: 'static = Settings> {
     /// Its key in the file: `table.name`.
     pub key: &'static str,
     /// Its environment variable where it is not `FOREBAY_` and the key in capitals.
     env: Option<&'static str>,
     /// What kind of value it takes, and where that goes.
-    pub slot: Slot,
+    pub slot: Slot<S>,
 }
 
-/// Kinds of values, each with its place in [`Settings`].
-pub enum Slot {
+/// Kinds of values, each with its place in the settings.
+pub enum Slot<S: 'static = Settings> {
     /// `host:port`, numeric.
-    Address(fn(&mut Settings) -> &mut SocketAddr),
+    Address(fn(&mut S) -> &mut SocketAddr),
+    /// `host:port`, numeric, or not set: what then counts.
+    OptionalAddress { default: SocketAddr, place: fn(&mut S) -> &mut Option<SocketAddr> },
     /// A path; a relative one in a file starts at the file's folder.
-    Path(fn(&mut Settings) -> &mut PathBuf),
+    Path(fn(&mut S) -> &mut PathBuf),
     /// Paths; in the environment separated by commas.
-    Paths(fn(&mut Settings) -> &mut Vec<PathBuf>),
+    Paths(fn(&mut S) -> &mut Vec<PathBuf>),
     /// Text that is not empty.
-    Text(fn(&mut Settings) -> &mut String),
+    Text(fn(&mut S) -> &mut String),
     /// Text that is never printed.
-    Secret(fn(&mut Settings) -> &mut Option<Secret>),
+    Secret(fn(&mut S) -> &mut Option<Secret>),
     /// The first line of a file, as a secret.
-    SecretFile(fn(&mut Settings) -> &mut Option<Secret>),
+    SecretFile(fn(&mut S) -> &mut Option<Secret>),
     /// A whole number within bounds.
-    Number { min: u64, max: u64, place: fn(&mut Settings) -> &mut u64 },
+    Number { min: u64, max: u64, place: fn(&mut S) -> &mut u64 },
     /// A whole number within bounds, or not set.
-    OptionalNumber { min: u64, max: u64, place: fn(&mut Settings) -> &mut Option<u64> },
+    OptionalNumber { min: u64, max: u64, place: fn(&mut S) -> &mut Option<u64> },
     /// One of these words.
-    Word { words: &'static [&'static str], set: fn(&mut Settings, &str), get: fn(&Settings) -> &'static str },
+    Word { words: &'static [&'static str], set: fn(&mut S, &str), get: fn(&S) -> &'static str },
 }
 
-const fn field(key: &'static str, slot: Slot) -> Field {
+pub(super) const fn field<S>(key: &'static str, slot: Slot<S>) -> Field<S> {
     Field { key, env: None, slot }
 }
 
@@ -61,7 +63,11 @@ pub const FIELDS: &[Field] = &[
     number("shutdown_deadline_s", 1, 3600, |s| &mut s.shutdown_deadline_s),
     field("node.name", Slot::Text(|s| &mut s.node.name)),
     field("node.number", Slot::OptionalNumber { min: 0, max: 65_535, place: |s| &mut s.node.number }),
-    named("mqtt.listen", "FOREBAY_MQTT", Slot::Address(|s| &mut s.mqtt.listen)),
+    named(
+        "mqtt.listen",
+        "FOREBAY_MQTT",
+        Slot::OptionalAddress { default: super::MQTT_LISTEN, place: |s| &mut s.mqtt.listen },
+    ),
     number("mqtt.packet_bytes_max", 1024, 16 * MIB, |s| &mut s.mqtt.packet_bytes_max),
     number("mqtt.connections_max", 1, 10_000_000, |s| &mut s.mqtt.connections_max),
     number("mqtt.receive_maximum", 1, 65_535, |s| &mut s.mqtt.receive_maximum),
@@ -169,7 +175,7 @@ pub fn by_key(key: &str) -> Option<&'static Field> {
     FIELDS.iter().find(|field| field.key == key)
 }
 
-impl Field {
+impl<S: Clone> Field<S> {
     /// Its environment variable.
     pub fn env(&self) -> String {
         self.env.map_or_else(|| format!("FOREBAY_{}", self.key.replace('.', "_").to_uppercase()), str::to_owned)
@@ -179,7 +185,7 @@ impl Field {
     ///
     /// # Errors
     /// Says what kind of value it takes.
-    pub fn set_text(&self, settings: &mut Settings, text: &str, base: &Path) -> Result<(), String> {
+    pub fn set_text(&self, settings: &mut S, text: &str, base: &Path) -> Result<(), String> {
         match &self.slot {
             Slot::Number { .. } | Slot::OptionalNumber { .. } => match text.trim().parse() {
                 Ok(number) => self.set_number(settings, number),
@@ -190,6 +196,11 @@ impl Field {
             Slot::Address(place) => {
                 *place(settings) =
                     text.parse().map_err(|_| format!("`{}` takes {}, not `{text}`", self.key, self.takes()))?;
+                Ok(())
+            }
+            Slot::OptionalAddress { place, .. } => {
+                *place(settings) =
+                    Some(text.parse().map_err(|_| format!("`{}` takes {}, not `{text}`", self.key, self.takes()))?);
                 Ok(())
             }
             Slot::Path(place) => {
@@ -220,7 +231,7 @@ impl Field {
     ///
     /// # Errors
     /// Where it takes none, or the number is out of bounds.
-    pub fn set_number(&self, settings: &mut Settings, number: u64) -> Result<(), String> {
+    pub fn set_number(&self, settings: &mut S, number: u64) -> Result<(), String> {
         match &self.slot {
             Slot::Number { min, max, place } if (*min..=*max).contains(&number) => {
                 *place(settings) = number;
@@ -238,7 +249,7 @@ impl Field {
     ///
     /// # Errors
     /// Where it takes none, or a text is empty.
-    pub fn set_list(&self, settings: &mut Settings, texts: &[&str], base: &Path) -> Result<(), String> {
+    pub fn set_list(&self, settings: &mut S, texts: &[&str], base: &Path) -> Result<(), String> {
         let Slot::Paths(place) = &self.slot else {
             return Err(format!("`{}` takes {}, not a list", self.key, self.takes()));
         };
@@ -252,7 +263,7 @@ impl Field {
     /// What it takes, for people.
     pub fn takes(&self) -> String {
         match &self.slot {
-            Slot::Address(_) => "an address such as 127.0.0.1:1883".into(),
+            Slot::Address(_) | Slot::OptionalAddress { .. } => "an address such as 127.0.0.1:1883".into(),
             Slot::Path(_) => "a path".into(),
             Slot::Paths(_) => "a list of paths".into(),
             Slot::Text(_) | Slot::Secret(_) => "a text".into(),
@@ -265,10 +276,11 @@ impl Field {
     }
 
     /// Its value as text, secrets masked.
-    pub fn shown(&self, settings: &Settings) -> String {
+    pub fn shown(&self, settings: &S) -> String {
         let mut copy = settings.clone();
         match &self.slot {
             Slot::Address(place) => place(&mut copy).to_string(),
+            Slot::OptionalAddress { default, place } => place(&mut copy).unwrap_or(*default).to_string(),
             Slot::Path(place) => place(&mut copy).display().to_string(),
             Slot::Paths(place) => format!("{:?}", place(&mut copy)),
             Slot::Text(place) => place(&mut copy).clone(),

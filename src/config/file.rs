@@ -5,9 +5,10 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::Settings;
 use super::fault::{Fault, Place, nearest};
 use super::fields::{self, FIELDS, Field};
+use super::listener::{self, ListenerSettings};
+use super::{MQTT_LISTEN, Settings};
 
 /// Top-level tables that hold rules: the rules module reads them from the same text.
 const RULE_TABLES: &[&str] = &["pool", "rule"];
@@ -40,8 +41,12 @@ impl File<'_> {
             if prefix.is_empty() && RULE_TABLES.contains(&key.as_str()) {
                 continue;
             }
+            if prefix.is_empty() && key == listener::TABLE {
+                self.listeners(value);
+                continue;
+            }
             if let Some(field) = fields::by_key(&key) {
-                if let Err(message) = self.value(field, value) {
+                if let Err(message) = set(field, self.settings, value, self.base) {
                     self.fault(value.span(), message, None);
                 }
                 continue;
@@ -52,7 +57,7 @@ impl File<'_> {
                     self.table(&key, table);
                 }
                 _ => {
-                    let tables = RULE_TABLES.iter().copied();
+                    let tables = RULE_TABLES.iter().copied().chain([listener::TABLE]);
                     let close = nearest(&key, valid_names(prefix).iter().map(String::as_str).chain(tables));
                     self.fault(name.span(), format!("there is no setting `{key}`"), close);
                 }
@@ -60,29 +65,77 @@ impl File<'_> {
         }
     }
 
-    fn value(&mut self, field: &Field, value: &Spanned<DeValue<'_>>) -> Result<(), String> {
-        match value.get_ref() {
-            DeValue::String(text) => field.set_text(self.settings, text, self.base),
-            DeValue::Integer(number) => {
-                let digits = number.as_str().replace('_', "");
-                let parsed = u64::from_str_radix(digits.trim_start_matches('+'), number.radix());
-                let number = parsed.map_err(|_| format!("`{}` takes {}", field.key, field.takes()))?;
-                field.set_number(self.settings, number)
+    /// `[[listener]]`: each table is a listener.
+    fn listeners(&mut self, value: &Spanned<DeValue<'_>>) {
+        let DeValue::Array(items) = value.get_ref() else {
+            let message = "`listener` is a list of tables: write `[[listener]]` before the settings of each";
+            return self.fault(value.span(), message.to_owned(), None);
+        };
+        for item in items {
+            match item.get_ref() {
+                DeValue::Table(table) => self.listener(item.span(), table),
+                _ => self.fault(
+                    item.span(),
+                    "a listener is a table: write `[[listener]]` before its settings".into(),
+                    None,
+                ),
             }
-            DeValue::Boolean(set) => field.set_text(self.settings, if *set { "true" } else { "false" }, self.base),
-            DeValue::Array(items) => {
-                let texts: Option<Vec<&str>> = items.iter().map(|item| item.get_ref().as_str()).collect();
-                match texts {
-                    Some(texts) => field.set_list(self.settings, &texts, self.base),
-                    None => Err(format!("`{}` takes {}", field.key, field.takes())),
-                }
+        }
+    }
+
+    fn listener(&mut self, span: std::ops::Range<usize>, table: &DeTable<'_>) {
+        let mut settings = ListenerSettings::plain(MQTT_LISTEN);
+        settings.place = Some(Place::in_text(self.path, self.source, span.clone()));
+        let mut listens = false;
+        for (name, value) in table {
+            let Some(field) = listener::FIELDS.iter().find(|field| field.key == name.get_ref().as_ref()) else {
+                let close = nearest(name.get_ref(), listener::FIELDS.iter().map(|field| field.key));
+                self.fault(name.span(), format!("a listener has no setting `{}`", name.get_ref()), close);
+                continue;
+            };
+            if field.key == listener::ADDRESS {
+                listens = true;
+                settings.place = Some(Place::in_text(self.path, self.source, value.span()));
             }
-            other => Err(format!("`{}` takes {}, not a {}", field.key, field.takes(), other.type_str())),
+            if let Err(message) = set(field, &mut settings, value, self.base) {
+                self.fault(value.span(), message, None);
+            }
+        }
+        if listens {
+            self.settings.listeners.push(settings);
+        } else {
+            self.fault(
+                span,
+                "this listener has no address: add `listen = \"127.0.0.1:8883\"`, for example".into(),
+                None,
+            );
         }
     }
 
     fn fault(&mut self, span: std::ops::Range<usize>, message: String, nearest: Option<String>) {
         self.faults.push(Fault { place: Place::in_text(self.path, self.source, span), message, nearest });
+    }
+}
+
+/// Sets a setting from a value of the file.
+fn set<S: Clone>(field: &Field<S>, settings: &mut S, value: &Spanned<DeValue<'_>>, base: &Path) -> Result<(), String> {
+    match value.get_ref() {
+        DeValue::String(text) => field.set_text(settings, text, base),
+        DeValue::Integer(number) => {
+            let digits = number.as_str().replace('_', "");
+            let parsed = u64::from_str_radix(digits.trim_start_matches('+'), number.radix());
+            let number = parsed.map_err(|_| format!("`{}` takes {}", field.key, field.takes()))?;
+            field.set_number(settings, number)
+        }
+        DeValue::Boolean(set) => field.set_text(settings, if *set { "true" } else { "false" }, base),
+        DeValue::Array(items) => {
+            let texts: Option<Vec<&str>> = items.iter().map(|item| item.get_ref().as_str()).collect();
+            match texts {
+                Some(texts) => field.set_list(settings, &texts, base),
+                None => Err(format!("`{}` takes {}", field.key, field.takes())),
+            }
+        }
+        other => Err(format!("`{}` takes {}, not a {}", field.key, field.takes(), other.type_str())),
     }
 }
 
@@ -118,7 +171,7 @@ mod tests {
         apply(&mut settings, Path::new("/etc/forebay.toml"), source, &mut faults);
         assert_eq!(faults, Vec::new());
         assert_eq!(settings.data, Path::new("/etc/d"));
-        assert_eq!(settings.mqtt.listen.to_string(), "0.0.0.0:1");
+        assert_eq!(settings.mqtt.listen.unwrap().to_string(), "0.0.0.0:1");
         assert_eq!(settings.log.segment_bytes, 1 << 20);
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::Settings;
 use super::fault::{Fault, Place, nearest};
 use super::fields::{self, FIELDS};
-use super::file;
+use super::{file, listener};
 
 /// What the command line says.
 #[derive(Clone, Debug, Default)]
@@ -58,6 +58,7 @@ pub fn load(overrides: &Overrides, vars: impl Iterator<Item = (String, String)>)
         settings.backends.clone_from(&overrides.backends);
     }
     together(&settings, &mut faults);
+    listener::check(&settings, &mut faults);
     if faults.is_empty() { Ok(Loaded { settings, file, warnings }) } else { Err(faults) }
 }
 

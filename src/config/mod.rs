@@ -10,9 +10,11 @@ use std::path::PathBuf;
 pub mod fault;
 pub mod fields;
 pub mod file;
+pub mod listener;
 pub mod load;
 pub mod node;
 
+pub use listener::ListenerSettings;
 pub use load::{Overrides, load};
 
 /// Everything that can be set.
@@ -24,8 +26,10 @@ pub struct Settings {
     pub backends: Vec<PathBuf>,
     /// Name and number of this node.
     pub node: NodeSettings,
-    /// The MQTT listener and its limits.
+    /// The plain MQTT listener, and limits of MQTT.
     pub mqtt: MqttSettings,
+    /// The listeners that have a table of their own.
+    pub listeners: Vec<ListenerSettings>,
     /// The admin HTTP listener.
     pub admin: AdminSettings,
     /// The log.
@@ -53,11 +57,11 @@ pub struct NodeSettings {
     pub number: Option<u64>,
 }
 
-/// The MQTT listener.
+/// The plain MQTT listener, and limits of MQTT.
 #[derive(Clone, Debug)]
 pub struct MqttSettings {
-    /// Where to listen.
-    pub listen: SocketAddr,
+    /// Where to listen; `None` = at [`MQTT_LISTEN`], unless listeners have tables of their own.
+    pub listen: Option<SocketAddr>,
     /// Largest packet taken, bytes.
     pub packet_bytes_max: u64,
     /// Connections at a time.
@@ -189,7 +193,18 @@ const fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
 }
 
+/// Where the plain MQTT listener is by default.
+pub const MQTT_LISTEN: SocketAddr = loopback(1883);
+
 const MIB: u64 = 1024 * 1024;
+
+impl Settings {
+    /// All listeners: the plain one where it is set or there is no other, then those of the tables.
+    pub fn ways_in(&self) -> Vec<ListenerSettings> {
+        let plain = self.mqtt.listen.or(self.listeners.is_empty().then_some(MQTT_LISTEN));
+        plain.map(ListenerSettings::plain).into_iter().chain(self.listeners.iter().cloned()).collect()
+    }
+}
 
 impl Default for Settings {
     fn default() -> Settings {
@@ -198,13 +213,14 @@ impl Default for Settings {
             backends: Vec::new(),
             node: NodeSettings { name: node::default_name(), number: None },
             mqtt: MqttSettings {
-                listen: loopback(1883),
+                listen: None,
                 packet_bytes_max: MIB,
                 connections_max: 100_000,
                 receive_maximum: 1024,
                 session_expiry_s_max: u64::from(u32::MAX),
                 rumqttd_bus: false,
             },
+            listeners: Vec::new(),
             admin: AdminSettings { listen: loopback(18830), token: None },
             log: LogSettings {
                 segment_bytes: 64 * MIB,

@@ -1,22 +1,22 @@
 //! The lines that know the broker.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_broker_adapter::{Broker, BrokerOptions, LiveBusKind, StartError, Store};
+use forebay_broker_adapter::{Broker, BrokerOptions, ListenerOptions, ListenerView, LiveBusKind, StartError, Store};
 use forebay_engine::Engine;
 use forebay_sinks::Clients;
 
 use super::orders::Online;
 use super::sinks::Waiting;
-use crate::config::Settings;
+use crate::admin::status::ListenerStatus;
+use crate::config::{ListenerSettings, Settings};
 use crate::exit::{Exit, Failure};
 
 /// The MQTT side of the server.
 pub trait BrokerSide: Send + Sync {
-    /// Where it listens.
-    fn local_addr(&self) -> Option<SocketAddr>;
+    /// Its listeners, in the order of the settings.
+    fn listeners(&self) -> Vec<ListenerStatus>;
     /// Open connections.
     fn connections(&self) -> u64;
     /// Its clients, for orders from the databases' channels.
@@ -30,8 +30,10 @@ struct Running {
 }
 
 impl BrokerSide for Running {
-    fn local_addr(&self) -> Option<SocketAddr> {
-        self.broker.local_addrs().first().copied()
+    fn listeners(&self) -> Vec<ListenerStatus> {
+        let status =
+            |view: ListenerView| ListenerStatus { address: view.address, connections: view.connections as u64 };
+        self.broker.listeners().into_iter().map(status).collect()
     }
 
     fn connections(&self) -> u64 {
@@ -51,19 +53,18 @@ impl BrokerSide for Running {
     }
 }
 
-/// Starts the listener.
+/// Starts the listeners.
 ///
 /// # Errors
-/// Where the address can't be listened on.
+/// Where an address can't be listened on.
 pub async fn start(
     engine: &Engine,
     settings: &Settings,
     store: Arc<dyn Store>,
 ) -> Result<Box<dyn BrokerSide>, Failure> {
     let mqtt = &settings.mqtt;
-    let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
     let options = BrokerOptions {
-        listeners: vec![mqtt.listen],
+        listeners: settings.ways_in().iter().map(way_in).collect(),
         max_packet_bytes: size(mqtt.packet_bytes_max),
         max_connections: size(mqtt.connections_max),
         receive_maximum: u16::try_from(mqtt.receive_maximum).unwrap_or(u16::MAX),
@@ -77,5 +78,18 @@ pub async fn start(
             Err(Failure::new(Exit::AddressInUse, format!("the MQTT address {address} is in use: {remedy}")))
         }
         Err(source) => Err(Failure::new(Exit::Failure, source.to_string())),
+    }
+}
+
+fn size(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}
+
+/// A listener's settings for the broker.
+fn way_in(listener: &ListenerSettings) -> ListenerOptions {
+    ListenerOptions {
+        max_connections: listener.connections_max.map(size),
+        anonymous: listener.anonymous,
+        ..ListenerOptions::new(listener.listen)
     }
 }

@@ -10,7 +10,7 @@ use forebay_engine::ids::Lsn;
 
 use crate::admin::control::{Control, ControlError};
 use crate::admin::status::{
-    Cursor, DeadLetterRow, Done, LogStatus, RecordRow, ResetTo, SegmentRow, SinkStatus, Status,
+    Cursor, DeadLetterRow, Done, ListenerStatus, LogStatus, RecordRow, ResetTo, SegmentRow, SinkStatus, Status,
 };
 use crate::config::Settings;
 use crate::exit::Failure;
@@ -81,9 +81,9 @@ impl Stack {
         Ok(Stack { engine, sinks, broker, facts })
     }
 
-    /// Where the broker listens.
-    pub fn mqtt(&self) -> std::net::SocketAddr {
-        self.broker.local_addr().unwrap_or(self.facts.settings.mqtt.listen)
+    /// Where the broker listens; the first is the one that is told to others.
+    pub fn mqtt(&self) -> Vec<ListenerStatus> {
+        self.broker.listeners()
     }
 
     /// What opening found, in words.
@@ -132,6 +132,7 @@ impl Control for Arc<Stack> {
                 no_space: engine::no_space(&self.engine),
             },
             connections: self.broker.connections(),
+            listeners: self.broker.listeners(),
             sessions: self.engine.sessions().len() as u64,
             sinks,
             recovery: self.facts.recovery.clone(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use forebay_broker_adapter::client::{Client, ClientError, ClientSession, ConnectOptions, Incoming};
 use forebay_broker_adapter::codec::{Decoder, PACKET_BYTES_MAX, Packet, Publish, Version, encode};
-use forebay_broker_adapter::{Broker, BrokerOptions, NoStore};
+use forebay_broker_adapter::{Broker, BrokerOptions, ListenerOptions, NoStore};
 use forebay_engine::event::SubscriptionOptions;
 use forebay_engine::{Engine, EngineOptions, QoS};
 use tempfile::TempDir;
@@ -46,8 +46,17 @@ fn copy_folder(from: &Path, to: &Path) {
 }
 
 pub async fn serve_in(dir: TempDir, options: BrokerOptions) -> Server {
+    let plain = ListenerOptions::new(SocketAddr::from(([127, 0, 0, 1], 0)));
+    serve_all(dir, BrokerOptions { listeners: vec![plain], ..options }).await
+}
+
+/// With these listeners.
+pub async fn serve_at(listeners: Vec<ListenerOptions>, options: BrokerOptions) -> Server {
+    serve_all(tempfile::tempdir().unwrap(), BrokerOptions { listeners, ..options }).await
+}
+
+async fn serve_all(dir: TempDir, options: BrokerOptions) -> Server {
     let engine = open_engine(dir.path());
-    let options = BrokerOptions { listeners: vec![SocketAddr::from(([127, 0, 0, 1], 0))], ..options };
     let broker = Broker::start(engine.clone(), options, Arc::new(NoStore)).await.unwrap();
     let address = broker.local_addrs()[0];
     Server { broker, engine, address, dir }
@@ -80,6 +89,16 @@ impl Server {
     pub async fn resume(&self, options: ConnectOptions, session: ClientSession) -> Client {
         Client::connect(self.address, options, session).await.unwrap()
     }
+}
+
+/// Waits until it is so.
+pub async fn until(mut holds: impl FnMut() -> bool) {
+    let wait = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.expect("it comes true");
 }
 
 pub async fn next(client: &mut Client) -> Incoming {
