@@ -3,13 +3,11 @@
 //!
 //! Two stories for each database:
 //!
-//! - *kills*: `FOREBAY_TEST_OUTAGE_ROUNDS` (default 10) rounds under load. At a random moment the server that takes writes, or Forebay, or
-//!   both are killed by SIGKILL, or the server is suspended (it accepts connections and answers nothing). It comes back after a moment
-//!   or, under sentinels and in a cluster, perhaps only after another one was promoted.
+//! - *kills*: `FOREBAY_TEST_OUTAGE_ROUNDS` rounds under load (default 10; 5 for servers that take seconds to start). At a random
+//!   moment the server that takes writes, or Forebay, or both are killed by SIGKILL, or the server is suspended (it accepts connections
+//!   and answers nothing). It comes back after a moment or, under sentinels and in a cluster, perhaps only after another one was promoted.
 //! - *down*: all servers of the database are down for `FOREBAY_TEST_OUTAGE_SECONDS` (default 10) and until `FOREBAY_TEST_OUTAGE_RATE`
 //!   messages have been acknowledged for each of these seconds (default 5,000; less for databases that store less).
-//!
-//! DynamoDB's subject goes into `support/documents.rs`, and its name to the end of this file and of `xtask/src/soak.rs`.
 //!
 //! `FOREBAY_TEST_OUTAGES` names the blows of the first story; all where it is not set. `cargo xtask soak` runs both for longer.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -20,11 +18,14 @@ use std::time::{Duration, Instant};
 
 #[path = "support/documents.rs"]
 mod documents;
+#[path = "support/dynamo.rs"]
+mod dynamo;
 #[path = "support/points.rs"]
 mod points;
 mod support;
 
 use documents::{OnCassandra, OnMongo};
+use dynamo::OnDynamo;
 use forebay_services::Private;
 use points::{OnInfluxDb, OnOpenTsdb};
 use support::databases::{OnCluster, OnMariaDb, OnMySql, OnPostgres, OnRedis, OnSentinels, Subject};
@@ -34,7 +35,7 @@ use support::{PATIENCE, Server, wait_within};
 const PUBLISHERS: u64 = 4;
 /// How long a sink may take to connect, to make its tables and to store: seconds on an idle machine.
 const STORES_WITHIN: Duration = Duration::from_secs(240);
-/// About 800 messages a second: enough that every moment is in the middle of a batch.
+/// About 800 messages a second, or what a database can bear: enough that every moment is in the middle of a batch.
 const LOAD: Load = Load { topic: "outage", in_flight: 8, pause: Duration::from_millis(5), rate: 200, payload: worded };
 const HEAVY: Load = Load { in_flight: 256, pause: Duration::ZERO, ..LOAD };
 
@@ -210,9 +211,10 @@ impl<'a> Stage<'a> {
 
 /// Kills of either side and silence, at random moments.
 fn kills(name: &str, subject: &dyn Subject) {
-    let (rounds, kinds) = (number("FOREBAY_TEST_OUTAGE_ROUNDS", 10), blows());
+    let (rounds, kinds) = (number("FOREBAY_TEST_OUTAGE_ROUNDS", subject.rounds()), blows());
     let mut stage = Stage::set(name, subject);
-    let load = Load { payload: subject.payload(), ..LOAD }.start(PUBLISHERS, stage.forebay.mqtt);
+    let rate = LOAD.rate.min(subject.rate() / PUBLISHERS);
+    let load = Load { rate, payload: subject.payload(), ..LOAD }.start(PUBLISHERS, stage.forebay.mqtt);
     let mut moments = Moments::salted(name);
     let mut struck = BTreeMap::new();
     let mut last = 0;
@@ -297,4 +299,5 @@ on_each! {
     cassandra: OnCassandra,
     influxdb: OnInfluxDb,
     opentsdb: OnOpenTsdb,
+    dynamodb: OnDynamo::new(),
 }

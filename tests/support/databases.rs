@@ -49,7 +49,12 @@ pub trait Subject {
     fn starts_slowly(&self) -> bool {
         false
     }
-    /// Messages a second while all its servers are down, where the run does not say: so many that it catches up within some seconds.
+    /// Rounds of blows where the run does not say: fewer where a start or a blow takes many seconds.
+    fn rounds(&self) -> u64 {
+        10
+    }
+    /// Messages a second while all its servers are down, where the run does not say, and at most while they are killed: so many that it
+    /// catches up within some seconds.
     fn rate(&self) -> u64 {
         5_000
     }

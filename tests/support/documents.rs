@@ -1,7 +1,5 @@
 //! MongoDB and Cassandra in front of which the whole program is tested.
 
-use std::future::Future;
-
 use forebay_services::cassandra::{self, Cassandra};
 use forebay_services::mongo::{self, Mongo};
 use forebay_services::{Private, private};
@@ -9,12 +7,8 @@ use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
 use scylla::client::session_builder::SessionBuilder;
 
-use crate::support::PATIENCE;
 use crate::support::databases::Subject;
-
-fn wait<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
-}
+use crate::support::{PATIENCE, wait};
 
 /// The stand-in, with every write on the disk when it is answered.
 pub struct OnMongo;

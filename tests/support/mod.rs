@@ -39,6 +39,11 @@ pub fn wait_within<T>(patience: Duration, what: &str, mut condition: impl FnMut(
     }
 }
 
+/// Does what has to be waited for in a runtime.
+pub fn wait<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
 /// The program, with nothing of this environment in its configuration.
 pub fn forebay() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));

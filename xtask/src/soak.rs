@@ -16,9 +16,9 @@ pub struct Options {
     /// How long a database is down under heavy load, s.
     #[arg(long, default_value_t = 60)]
     seconds: u32,
-    /// Messages a second meanwhile.
-    #[arg(long, default_value_t = 5_000)]
-    rate: u32,
+    /// Messages a second meanwhile; what each database can bear where it is not given.
+    #[arg(long)]
+    rate: Option<u32>,
     /// Only this database (may be given several times).
     #[arg(long, value_enum)]
     database: Vec<Database>,
@@ -45,6 +45,7 @@ enum Database {
     Cassandra,
     Influxdb,
     Opentsdb,
+    Dynamodb,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -57,7 +58,7 @@ enum Outage {
     SuspendDatabase,
     /// Both are killed.
     KillBoth,
-    /// All servers of the database are down for `--seconds` at `--rate` messages a second.
+    /// All servers of the database are down for `--seconds` under load.
     Down,
 }
 
@@ -96,7 +97,9 @@ pub fn run(options: &Options) -> Result<()> {
     }
     command.env("FOREBAY_TEST_OUTAGE_ROUNDS", options.rounds.to_string());
     command.env("FOREBAY_TEST_OUTAGE_SECONDS", options.seconds.to_string());
-    command.env("FOREBAY_TEST_OUTAGE_RATE", options.rate.to_string());
+    if let Some(rate) = options.rate {
+        command.env("FOREBAY_TEST_OUTAGE_RATE", rate.to_string());
+    }
     command.env("FOREBAY_TEST_SEED", seed.to_string());
     if !kills.is_empty() {
         command.env("FOREBAY_TEST_OUTAGES", kills.join(","));
