@@ -51,6 +51,10 @@ impl Subject for OnMongo {
         5_000
     }
 
+    fn rounds(&self) -> u64 {
+        5
+    }
+
     fn rate(&self) -> u64 {
         1_000
     }
@@ -97,6 +101,10 @@ impl Subject for OnCassandra {
 
     fn starts_slowly(&self) -> bool {
         true
+    }
+
+    fn rounds(&self) -> u64 {
+        5
     }
 
     fn rate(&self) -> u64 {

@@ -142,6 +142,10 @@ impl Subject for OnOpenTsdb {
         true
     }
 
+    fn rounds(&self) -> u64 {
+        5
+    }
+
     fn rate(&self) -> u64 {
         1_000
     }
