@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dynamo_support::wire::{Say, Wire};
-use dynamo_support::{SINK, View, account, done, options, shared, shows, start, stop};
+use dynamo_support::{SINK, View, account, done, options, shared, shows, start, stop, text};
+use forebay_engine::event::Message;
 use forebay_engine::{Lsn, QoS};
 use forebay_services::dynamodb::DynamoDb;
 use forebay_services::influxdb::InfluxDb;
@@ -257,6 +258,94 @@ async fn one_item_of_400_kb_among_a_thousand() {
     assert_eq!(view.map().await.values().map(Vec::len).sum::<usize>(), 1_001);
     assert!(sinks.replay(SINK, letters[0].id).await.is_err());
     assert_eq!(sinks.dead_letters(SINK).unwrap().len(), 1);
+    stop(sinks).await;
+}
+
+/// Messages and retained messages that are over 100 us after their record: the log's clock goes on by a microsecond a record.
+fn short_lived(view: &View, endpoint: &str) -> RuleSet {
+    let mut rules = view.rules(&[STORE[0], (Hook::MessagePublish, Some("#"), Function::MessageRetain)]);
+    rules.pools = vec![view.pool(&[("server", endpoint)])];
+    rules.rules.iter_mut().for_each(|rule| rule.expired_time = Some(Duration::from_micros(100)));
+    rules
+}
+
+/// Waits until a table has so many items.
+async fn has(view: &View, table: &str, items: usize) {
+    let end = tokio::time::Instant::now() + Duration::from_secs(120);
+    loop {
+        let found = view.scan(table).await;
+        if found.len() == items {
+            return;
+        }
+        assert!(
+            tokio::time::Instant::now() < end,
+            "{table} has {} items and should have {items}: {found:?}",
+            found.len()
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_goes_some_time_is_noted_behind_its_name_and_when_it_is_not_removed_its_note_stays() {
+    let view = View::new();
+    let wire = Wire::to(&view.endpoint).await;
+    let log = MemoryLog::default();
+    let sinks = start(&log, &short_lived(&view, &wire.endpoint));
+    // An entry that is there before what it removes would be carried out too early, by another connection's upkeep.
+    for (operation, code) in [("UpdateItem", "InternalServerError"), ("PutItem", "ServiceUnavailable")] {
+        wire.judge(move |now| if now == operation { Say::Refuse(500, code) } else { Say::Nothing });
+        let last = log.message(Message {
+            topic: operation.into(),
+            payload: b"for a while".to_vec().into(),
+            qos: QoS::AtLeastOnce,
+            retain: true,
+            ..Message::default()
+        });
+        shows(&sinks, code).await;
+        let named = view.scan("forebay_expiry").await;
+        assert!(named.iter().all(|entry| text(entry, "topic") != operation), "{operation}: {named:?}");
+        wire.judge(|_| Say::Nothing);
+        done(&log, &sinks, last).await;
+    }
+    for n in 0..20 {
+        log.publish("t/0", n.to_string().as_bytes(), QoS::AtLeastOnce);
+    }
+    // DynamoDB removes everything but one message.
+    has(&view, "mqtt_msg", 22).await;
+    has(&view, "forebay_expiry", 22 + 2).await;
+    let kept = view.names("t/0").await.remove(7);
+    let (named, asked) = (kept.clone(), Arc::new(AtomicUsize::new(0)));
+    let counted = asked.clone();
+    wire.judge_requests(move |operation, body| {
+        let body = String::from_utf8_lossy(body);
+        if operation == "BatchWriteItem" && body.contains("\"mqtt_msg\"") && body.contains(&named) {
+            counted.fetch_add(1, Ordering::Relaxed);
+            return Say::Refuse(400, "ValidationException");
+        }
+        Say::Nothing
+    });
+    for _ in 0..200 {
+        log.publish("else", b"x", QoS::AtMostOnce);
+    }
+    has(&view, "forebay_expiry", 1).await;
+    shows(&sinks, "forebay_expiry: what slot").await;
+    let stays = |items: Vec<dynamo_support::Item>| items.iter().map(|found| text(found, "msgid")).collect::<Vec<_>>();
+    assert_eq!(stays(view.scan("mqtt_msg").await), [kept.as_str()]);
+    assert_eq!(stays(view.scan("forebay_expiry").await), [kept.as_str()]);
+    assert!(asked.load(Ordering::Relaxed) > 1, "in its batch, then by itself");
+    wire.judge(|_| Say::Nothing);
+    // Connections that were given up are made again for the next batches.
+    let topics: Vec<String> = (1..=8).map(|n| format!("t/{n}")).collect();
+    let mut last = Lsn::NONE;
+    for topic in &topics {
+        last = log.publish(topic, b"new", QoS::AtLeastOnce);
+    }
+    done(&log, &sinks, last).await;
+    has(&view, "forebay_expiry", topics.len()).await;
+    assert_eq!(view.scan("mqtt_msg").await.len(), topics.len());
+    assert!(view.scan("mqtt_retain").await.is_empty());
+    assert_eq!(view.map().await.into_keys().collect::<Vec<_>>(), topics);
     stop(sinks).await;
 }
 

@@ -7,7 +7,6 @@ use futures_util::StreamExt;
 
 use super::connect::{DynamoSink, Link};
 use super::error::Failure;
-use super::expiry;
 use super::fold::{AckStep, Acks, Change, Keyed, Retained, Segment, Status};
 use super::item::{Item, SORT_KEY, item, n, number, s, text};
 use super::lookup::{self, IMPORTED};
@@ -79,6 +78,7 @@ impl DynamoSink {
             steps.push(Box::pin(self.client_status(link, progress, client, status)));
         }
         let mut gone = at_once(steps, &mut verdicts).await?;
+        link.write(progress, self.entries(segment), &mut verdicts).await?;
         for step in &segment.acked {
             match step {
                 AckStep::Read(acks) => self.read_up_to(link, progress, acks, &theirs, &mut verdicts).await?,
@@ -110,17 +110,6 @@ impl DynamoSink {
         };
         for message in segment.messages.values() {
             put("mqtt_msg", message.row.item(), &message.entries);
-            if let Some(at_us) = message.expires_us {
-                put(expiry::EXPIRY, expiry::entry("msg", message.row, at_us), &message.entries);
-                self.expires();
-            }
-        }
-        for retained in segment.retained.values() {
-            let Retained::Is(row) = retained.value else { continue };
-            if let Some(at_us) = row.expires_us {
-                put(expiry::EXPIRY, expiry::entry("retain", row, at_us), &retained.entries);
-                self.expires();
-            }
         }
         for imported in &segment.imported {
             let (msgid, key) = imported.value;

@@ -21,7 +21,7 @@ pub enum Say {
     Half,
 }
 
-type Judge = dyn Fn(&str) -> Say + Send + Sync;
+type Judge = dyn Fn(&str, &[u8]) -> Say + Send + Sync;
 
 /// A way to a server. It ends when it is dropped.
 pub struct Wire {
@@ -41,7 +41,7 @@ impl Wire {
         let upstream = upstream.strip_prefix("http://").unwrap().to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let judge: Arc<Mutex<Arc<Judge>>> = Arc::new(Mutex::new(Arc::new(|_: &str| Say::Nothing)));
+        let judge: Arc<Mutex<Arc<Judge>>> = Arc::new(Mutex::new(Arc::new(|_: &str, _: &[u8]| Say::Nothing)));
         let asked = judge.clone();
         let listening = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -57,6 +57,11 @@ impl Wire {
 
     /// From now on each operation (`PutItem`) is judged so.
     pub fn judge(&self, judge: impl Fn(&str) -> Say + Send + Sync + 'static) {
+        self.judge_requests(move |operation, _| judge(operation));
+    }
+
+    /// From now on each operation is judged by its body too.
+    pub fn judge_requests(&self, judge: impl Fn(&str, &[u8]) -> Say + Send + Sync + 'static) {
         *self.judge.lock() = Arc::new(judge);
     }
 }
@@ -92,7 +97,7 @@ async fn serve(mut client: TcpStream, upstream: &str, judge: &Mutex<Arc<Judge>>)
     let body = read[head..head + length].to_vec();
     let target = header("x-amz-target").unwrap_or_default();
     let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
-    let say = judge.lock().clone()(&operation);
+    let say = judge.lock().clone()(&operation, &body);
     let answer = match say {
         Say::Refuse(status, code) => {
             let body =
