@@ -64,6 +64,8 @@ pub mod sqlite;
 pub mod template;
 #[cfg(feature = "pgsql")]
 pub mod timescale;
+#[cfg(any(feature = "cassandra-tls", feature = "http"))]
+mod tls;
 
 /// The databases this build can write to.
 pub const AVAILABLE: &[rule::Database] = &[

@@ -33,6 +33,8 @@ pub enum Step {
     Test,
     /// The sinks as an embedder with SQLite alone builds them.
     Reduced,
+    /// TLS to Cassandra, which no other build has.
+    CassandraTls,
     /// The orders in which the log's threads may run.
     Interleavings,
     /// Schedules of the engine on a simulated disk.
@@ -83,6 +85,7 @@ fn run(step: Step, counter: &mut Counter, rounds: u32) -> Result<Outcome> {
         Step::Doc => shell::run(shell::cargo()?.args(doc).env("RUSTDOCFLAGS", "--deny warnings"))?,
         Step::Test => workspace_tests(counter, rounds)?,
         Step::Reduced => reduced()?,
+        Step::CassandraTls => cassandra_tls()?,
         Step::Interleavings => interleavings()?,
         Step::Simulate => simulate(&["--schedules".to_owned(), SCHEDULES.to_string()])?,
         Step::Deny => return deny(),
@@ -105,6 +108,15 @@ fn reduced() -> Result<()> {
     let mut command = shell::cargo()?;
     command.args(["test", "--package", "forebay-sinks", "--no-default-features", "--features", "conformance,sqlite"]);
     shell::run(command.args(["--locked", "--test", "sink_sqlite_tables", "a_database_without_a_driver"]))
+}
+
+/// Compiles the sinks with TLS to Cassandra, and runs its tests on a server of their own.
+fn cassandra_tls() -> Result<()> {
+    let _servers = services::ForTests::swept()?;
+    let mut command = shell::cargo()?;
+    command.args(["test", "--package", "forebay-sinks", "--no-default-features"]);
+    command.args(["--features", "conformance,cassandra-tls", "--locked", "--test", "sink_cassandra_tls"]);
+    shell::run(&mut command)
 }
 
 /// Runs the tests of the log's threads under a scheduler of their own: a build of its own, in a folder of its own.

@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use scylla::statement::Consistency;
 
+use super::tls;
 use crate::rule::Pool;
-use crate::sql::{BinaryPayload, SchemaMode};
+use crate::sql::{BinaryPayload, SchemaMode, TlsFiles};
 
 /// The port of a node that is written without one.
 const PORT: u16 = 9042;
@@ -22,6 +24,8 @@ pub struct CassandraConfig {
     pub username: Option<String>,
     /// Password.
     pub password: Option<String>,
+    /// TLS with these files; `None` = none. Connecting fails where the build has none (feature `cassandra-tls`).
+    pub tls: Option<TlsFiles>,
     /// Keyspace, in small letters as Cassandra takes names without quotation marks.
     pub keyspace: String,
     /// How many replicas must have a write, and are asked for a read.
@@ -48,7 +52,8 @@ impl CassandraConfig {
     /// The settings of a pool, as [rules](crate::rule) have checked them.
     ///
     /// # Errors
-    /// Where `keyspace` is none that Cassandra takes without quotation marks.
+    /// Where `keyspace` is none that Cassandra takes without quotation marks; where the pool asks for TLS that this build has not, or
+    /// names a client's certificate without its key.
     pub fn from_pool(pool: &Pool, node_name: &str) -> Result<CassandraConfig, String> {
         let text = |name: &str| pool.value(name).filter(|value| !value.is_empty()).map(str::to_owned);
         let keyspace = text("keyspace").unwrap_or_else(|| "mqtt".to_owned()).to_ascii_lowercase();
@@ -58,6 +63,15 @@ impl CassandraConfig {
                 pool.name
             ));
         }
+        let file = |name: &str| text(name).map(PathBuf::from);
+        let tls = (pool.boolean("ssl") == Some(true)).then(|| TlsFiles {
+            authority: file("cacertfile"),
+            certificate: file("certfile"),
+            key: file("keyfile"),
+        });
+        if let Some(files) = &tls {
+            tls::usable(files).map_err(|why| format!("pool {}, `ssl = true`: {why}", pool.name))?;
+        }
         let nodes = text("nodes").unwrap_or_else(|| "127.0.0.1".to_owned());
         let size = pool.integer("pool_size").and_then(|n| usize::try_from(n).ok()).and_then(NonZeroUsize::new);
         Ok(CassandraConfig {
@@ -65,6 +79,7 @@ impl CassandraConfig {
             connections: size.unwrap_or(NonZeroUsize::MIN),
             username: text("username"),
             password: text("password"),
+            tls,
             keyspace,
             consistency: consistency(pool.value("consistency").unwrap_or_default()),
             binary_payload: match pool.value("binary_payload") {

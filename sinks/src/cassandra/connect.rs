@@ -20,6 +20,7 @@ use super::config::CassandraConfig;
 use super::error::{self, Failure};
 use super::position::Epoch;
 use super::schema::{self, Found};
+use super::tls;
 use crate::sink::WriteError;
 use crate::sql::statements::{Placeholders, Statements};
 use crate::sql::{BinaryPayload, Value};
@@ -102,6 +103,9 @@ impl CassandraSink {
             .default_execution_profile_handle(profile.into_handle());
         if let Some(name) = &config.username {
             builder = builder.user(name, config.password.as_deref().unwrap_or_default());
+        }
+        if let Some(files) = &config.tls {
+            builder = builder.tls_context(Some(tls::context(files)?));
         }
         builder.build().await.map_err(|e| error::session(&e))
     }

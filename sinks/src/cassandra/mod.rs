@@ -22,6 +22,7 @@ mod outgoing;
 mod partition;
 mod position;
 mod schema;
+mod tls;
 mod topic;
 mod write;
 

@@ -7,9 +7,9 @@ use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue
 use reqwest::{Client, RequestBuilder, StatusCode};
 use tokio::net::TcpStream;
 
-use super::tls;
 use super::{HttpConfig, Login};
 use crate::sink::WriteError;
+use crate::tls;
 
 /// How long one server may take to be connected to, so that a dead one does not use up the deadline of all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);

@@ -1,11 +1,10 @@
 //! What databases that are spoken to by HTTP have in common: servers, TLS, logins, bodies, what an answer means.
 
 mod connect;
-mod tls;
 
+pub use crate::tls::TlsFiles;
 pub use connect::HttpConn;
 pub(crate) use connect::{Answer, connect, escaped, refused, shown};
-pub use tls::TlsFiles;
 
 use std::fmt;
 

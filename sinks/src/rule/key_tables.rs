@@ -197,6 +197,15 @@ pub(super) const CASSANDRA: &[KeySpec] = &[
     ),
     USERNAME,
     PASSWORD,
+    key(
+        "ssl",
+        ValueKind::Boolean,
+        Some("false"),
+        "TLS, in a build with the feature `cassandra-tls`; the server's certificate and address are always checked",
+    ),
+    KEYFILE,
+    CERTFILE,
+    CACERTFILE,
     key("keyspace", ValueKind::Text, Some("mqtt"), "keyspace"),
     key(
         "consistency",

@@ -46,6 +46,7 @@ pub fn config(node: &str, keyspace: &str, connections: usize) -> CassandraConfig
         connections: NonZeroUsize::new(connections).unwrap(),
         username: Some("cassandra".to_owned()),
         password: Some("cassandra".to_owned()),
+        tls: None,
         keyspace: keyspace.to_owned(),
         consistency: Consistency::LocalQuorum,
         binary_payload: BinaryPayload::Refuse,

@@ -21,7 +21,7 @@ pub struct TlsFiles {
 }
 
 /// The client's side of TLS.
-pub(super) fn client(files: &TlsFiles) -> Result<ClientConfig, WriteError> {
+pub(crate) fn client(files: &TlsFiles) -> Result<ClientConfig, WriteError> {
     let mut roots = RootCertStore::empty();
     match &files.authority {
         Some(path) => {
