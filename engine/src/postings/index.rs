@@ -243,7 +243,7 @@ impl SegmentIndex {
         if !topic::has_wildcard(filter) {
             // An exact topic is in one block, and others that stand there are likely to be looked for too.
             look_for(&self.block(first)?, filter.as_bytes(), |count, list| {
-                visit(&Entry { index: self, count, list, block_end: first.at + u64::from(first.len) })
+                visit(&self.entry(first, count, list)?)
             })?;
             search.next += 1;
             return Ok(search.next < search.end);
@@ -263,6 +263,14 @@ impl SegmentIndex {
         }
         search.next += count;
         Ok(search.next < search.end)
+    }
+
+    /// A topic of a block.
+    fn entry<'a>(&'a self, block: &BlockRef, count: u64, list: &'a [u8]) -> Result<Entry<'a>, IndexFault> {
+        if count > self.of.next.0.saturating_sub(self.of.first.0) {
+            return Err(IndexFault::Damaged("a topic with more records than there are"));
+        }
+        Ok(Entry { index: self, count, list, block_end: block.at.saturating_add(u64::from(block.len)) })
     }
 
     /// A block without its checksum, which was compared.
@@ -292,7 +300,7 @@ impl SegmentIndex {
             let (count, len) = (rest.int()?, rest.size()?);
             let list = rest.take(len)?;
             if std::str::from_utf8(&topic).is_ok_and(|topic| topic::matches(filter, topic)) {
-                visit(&Entry { index: self, count, list, block_end: block.at + u64::from(block.len) })?;
+                visit(&self.entry(block, count, list)?)?;
             }
         }
         Ok(())
@@ -311,7 +319,7 @@ impl SegmentIndex {
     ) -> Result<bool, IndexFault> {
         self.step(search, filter, |entry| {
             let wanted = found.wanted(range);
-            found.matched += entry.count_from(range.start)?;
+            found.matched = found.matched.saturating_add(entry.count_from(range.start)?);
             entry.positions(&wanted, |position| found.push(position))
         })
     }
