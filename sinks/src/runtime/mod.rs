@@ -49,7 +49,8 @@ pub struct RuntimeOptions {
     pub request_deadline: Duration,
     /// How long the first record of a batch waits for company.
     pub linger: Duration,
-    /// A write should not take longer: batches shrink and grow towards it, but do not shrink where that does not help.
+    /// A write of fresh records should not take longer: batches shrink and grow towards it, but do not shrink where that does not help.
+    /// Of records that have waited for long it may take a tenth of their age, and an eighth of the deadline at most.
     pub target_latency: Duration,
     /// Operations in memory, in bytes, for the whole sink.
     pub memory_bytes: usize,

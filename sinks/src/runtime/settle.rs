@@ -204,7 +204,9 @@ impl<S: Sink> Worker<S> {
         metrics::histogram!(WRITE_SECONDS, "sink" => name()).record(took.as_secs_f64());
         self.generation.breaker.success();
         self.shared.status.stored(chunk.entries.len());
-        self.pace.stored(chunk.entries.len(), took);
+        let now = self.shared.source.now_us();
+        let age = chunk.entries.first().map_or(0, |oldest| now.saturating_sub(oldest.time_us));
+        self.pace.stored(chunk.entries.len(), took, std::time::Duration::from_micros(age));
         self.done(chunk, positions);
     }
 

@@ -66,7 +66,8 @@ impl<S: Sink> Worker<S> {
         queue: mpsc::Receiver<Work<S::Op>>,
         conn: Option<S::Conn>,
     ) -> Self {
-        let pace = Pace::new(shared.sink.limits().operations, shared.options.target_latency);
+        let options = &shared.options;
+        let pace = Pace::new(shared.sink.limits().operations, options.target_latency, options.request_deadline);
         Worker { shared, generation, conn, number, queue, pace, upkeep_at: Instant::now() }
     }
 
