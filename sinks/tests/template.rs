@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::path::Path;
+use std::sync::Arc;
 
 use forebay_engine::event::Message;
 use forebay_engine::{Lsn, MsgId, QoS};
@@ -63,10 +64,10 @@ fn the_documented_example_gives_a_point_for_each_element() {
                                {"temp": 2, "host": "serverB", "region": "ningbo"}]}"#;
     let points = points(&templates, &message("sample", payload)).unwrap();
     let tags: Vec<Vec<(&str, &str)>> =
-        points.iter().map(|p| p.tags.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect()).collect();
+        points.iter().map(|p| p.tags.iter().map(|(k, v)| (&**k, v.as_str())).collect()).collect();
     let expected = |host, region| vec![("clientid", "mqttjs_1"), ("host", host), ("qos", "0"), ("region", region)];
     assert_eq!(tags, [expected("serverA", "hangzhou"), expected("serverB", "ningbo")]);
-    let fields: Vec<&[(String, Value)]> = points.iter().map(|p| p.fields.as_slice()).collect();
+    let fields: Vec<&[(Arc<str>, Value)]> = points.iter().map(|p| p.fields.as_slice()).collect();
     assert_eq!(fields, [&[("temperature".into(), number("1"))], &[("temperature".into(), number("2"))]]);
     assert!(points.iter().all(|p| p.measurement == "sample" && p.time == Time::Record));
 }
@@ -364,7 +365,7 @@ proptest! {
             (Ok(points), Ok((_, rows))) => {
                 prop_assert_eq!(points.len(), rows.len());
                 for (point, row) in points.iter().zip(rows) {
-                    let found = point.fields.iter().find(|(name, _)| name == "v").map(|(_, value)| value.text());
+                    let found = point.fields.iter().find(|(name, _)| &**name == "v").map(|(_, value)| value.text());
                     // The whole payload is its own text, whatever JSON it is.
                     let wanted = row.filter(|v| !v.is_null()).map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned));
                     prop_assert_eq!(found, wanted);

@@ -4,6 +4,8 @@
 //! backslash at the end of a name or tag (it would take the separator with it) or before what separates in a measurement, a
 //! measurement that begins as a comment does.
 
+use std::fmt::Write as _;
+
 use forebay_engine::event::Message;
 
 use super::config::{FieldType, InfluxConfig};
@@ -68,7 +70,7 @@ fn line(point: &Point, time: i128, field_type: FieldType) -> Result<String, Enco
             point.measurement
         )));
     }
-    if SPECIAL.iter().any(|c| point.measurement.contains(&format!("\\{c}"))) {
+    if ["\\,", "\\=", "\\ "].iter().any(|pair| point.measurement.contains(pair)) {
         return Err(fault(format!(
             "the measurement `{}` has a backslash before a comma, an equals sign or a blank, which InfluxDB forgets",
             point.measurement
@@ -87,8 +89,8 @@ fn line(point: &Point, time: i128, field_type: FieldType) -> Result<String, Enco
         text.push('=');
         field(&mut text, value, field_type);
     }
-    text.push(' ');
-    text += &time.to_string();
+    // Writing into a String can't fail.
+    let _ = write!(text, " {time}");
     Ok(text)
 }
 
@@ -99,18 +101,22 @@ fn name(text: &mut String, value: &str, what: &str, special: &[char]) -> Result<
     if value.ends_with('\\') {
         return Err(fault(format!("`{value}` ({what}) ends with a backslash, which a line of InfluxDB can't say")));
     }
-    for c in value.chars() {
+    let mut rest = value;
+    while let Some(at) = rest.find(|c: char| c.is_control() || special.contains(&c)) {
+        let (plain, found) = rest.split_at(at);
+        let c = found.chars().next().unwrap_or_default();
         if c.is_control() {
             let shown = value.escape_debug();
             return Err(fault(format!(
                 "`{shown}` ({what}) has a control character, which a line of InfluxDB can't say"
             )));
         }
-        if special.contains(&c) {
-            text.push('\\');
-        }
+        text.push_str(plain);
+        text.push('\\');
         text.push(c);
+        rest = found.get(c.len_utf8()..).unwrap_or_default();
     }
+    text.push_str(rest);
     Ok(())
 }
 
@@ -119,8 +125,8 @@ fn field(text: &mut String, value: &Value, field_type: FieldType) {
         // A number is a float whether the device sent 21 or 21.5: a field has one type.
         (FieldType::Native, Value::Number(number)) => *text += number,
         (FieldType::Native, Value::Integer(number)) => {
-            *text += &number.to_string();
-            text.push('i');
+            // Writing into a String can't fail.
+            let _ = write!(text, "{number}i");
         }
         (FieldType::Native, Value::Boolean(value)) => *text += if *value { "true" } else { "false" },
         (_, value) => {

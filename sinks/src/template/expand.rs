@@ -6,6 +6,7 @@ use std::cell::OnceCell;
 use serde_json::Value as Json;
 
 use super::{Facts, Leaf, POINTS_MAX, Placeholder, Step, TemplateError, Unit, Value};
+use crate::rule::Location;
 
 /// What a leaf stands for in the rows of one message. `None` where there is nothing.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,12 +30,12 @@ impl Column {
 pub(super) struct Expander<'a> {
     facts: &'a Facts<'a>,
     unit: Unit,
-    at: String,
+    at: &'a Location,
     payload: OnceCell<Result<Json, String>>,
 }
 
 impl<'a> Expander<'a> {
-    pub(super) fn new(facts: &'a Facts<'a>, unit: Unit, at: String) -> Expander<'a> {
+    pub(super) fn new(facts: &'a Facts<'a>, unit: Unit, at: &'a Location) -> Expander<'a> {
         Expander { facts, unit, at, payload: OnceCell::new() }
     }
 
@@ -72,7 +73,7 @@ impl<'a> Expander<'a> {
     fn json(&self) -> Result<&Json, TemplateError> {
         let parsed =
             self.payload.get_or_init(|| serde_json::from_slice(&self.facts.message.payload).map_err(|e| e.to_string()));
-        parsed.as_ref().map_err(|error| TemplateError::NotJson(error.clone(), self.at.clone()))
+        parsed.as_ref().map_err(|error| TemplateError::NotJson(error.clone(), self.at.to_string()))
     }
 
     /// A payload that is a single JSON value is that; any other is the text that it is.

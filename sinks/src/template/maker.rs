@@ -66,8 +66,9 @@ impl Maker {
         let facts = Facts { message, msgid: record.msgid, time_us: record.time_us, unit: self.payload_unit };
         let mut found = false;
         let mut points = Vec::new();
-        // How many points of a series the message has had.
+        // How many points of a series the message has had. Most messages have a single point, and need no map.
         let mut seen: HashMap<u64, u64> = HashMap::new();
+        let mut first = None;
         for template in self.templates.matching(&message.topic) {
             found = true;
             for point in template.points(&facts)? {
@@ -75,9 +76,19 @@ impl Maker {
                     Time::Given(ns) => Moment::Given(ns),
                     Time::Record => {
                         let series = point.series();
-                        let k = seen.entry(series).or_default();
-                        let placed = self.slots.place(series, record.lsn.0, record.time_us, *k)?;
-                        *k += 1;
+                        let k = match first {
+                            None => {
+                                first = Some(series);
+                                0
+                            }
+                            Some(first) => {
+                                let known = seen.entry(series).or_insert(u64::from(series == first));
+                                let k = *known;
+                                *known += 1;
+                                k
+                            }
+                        };
+                        let placed = self.slots.place(series, record.lsn.0, record.time_us, k)?;
                         Moment::Own { time: placed.time, moved: placed.moved }
                     }
                 };

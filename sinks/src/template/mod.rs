@@ -29,6 +29,7 @@ pub use statement::{Parameter, StatementTemplate};
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use forebay_engine::MsgId;
 use forebay_engine::event::Message;
@@ -61,9 +62,9 @@ pub struct Template {
     /// What the points are of.
     pub measurement: Leaf,
     /// Tags, sorted by name.
-    pub tags: Vec<(String, Leaf)>,
+    pub tags: Vec<(Arc<str>, Leaf)>,
     /// Fields, in the order written; a single one called `value` with [`Shape::Value`].
-    pub fields: Vec<(String, Leaf)>,
+    pub fields: Vec<(Arc<str>, Leaf)>,
     /// When; `None` is the record's own time.
     pub timestamp: Option<Leaf>,
     /// The unit of `$timestamp` and of times in payloads; `None` is the pool's.

@@ -1,6 +1,7 @@
 //! Template files: JSON, every fault with its place.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use forebay_engine::topic;
 
@@ -128,7 +129,7 @@ impl Parser {
         tags.sort_by(|a, b| a.0.cmp(&b.0));
         let values = self.needed(node, find(values), values).map(|value| match shape {
             Shape::Fields => self.leaves(value, shape),
-            Shape::Value => self.leaf(value).map(|leaf| ("value".to_owned(), leaf)).into_iter().collect(),
+            Shape::Value => self.leaf(value).map(|leaf| ("value".into(), leaf)).into_iter().collect(),
         });
         if shape == Shape::Fields && values.as_ref().is_some_and(Vec::is_empty) && self.faults.len() == before {
             self.fault(node.span, "a point needs a field".to_owned(), None);
@@ -171,7 +172,7 @@ impl Parser {
     }
 
     /// Names with their leaves: tags or fields.
-    fn leaves(&mut self, node: &Node, shape: Shape) -> Vec<(String, Leaf)> {
+    fn leaves(&mut self, node: &Node, shape: Shape) -> Vec<(Arc<str>, Leaf)> {
         let Some(fields) = node.fields() else {
             self.fault(node.span, format!("expected an object, found {}", node.kind()), None);
             return Vec::new();
@@ -192,7 +193,7 @@ impl Parser {
             if let Some(why) = why {
                 self.fault(field.at, format!("the name `{}` {why}", field.name), None);
             }
-            leaves.extend(self.leaf(&field.value).map(|leaf| (field.name.clone(), leaf)));
+            leaves.extend(self.leaf(&field.value).map(|leaf| (field.name.as_str().into(), leaf)));
         }
         leaves
     }

@@ -1,5 +1,7 @@
 //! Columns become points.
 
+use std::sync::Arc;
+
 use super::expand::{Column, Expander, text};
 use super::{BYTES_MAX, Facts, Leaf, Placeholder, Template, TemplateError, Unit, Value};
 
@@ -9,9 +11,9 @@ pub struct Point {
     /// What it is of.
     pub measurement: String,
     /// Tags with a value, sorted by name.
-    pub tags: Vec<(String, String)>,
+    pub tags: Vec<(Arc<str>, String)>,
     /// Fields with a value; never empty.
-    pub fields: Vec<(String, Value)>,
+    pub fields: Vec<(Arc<str>, Value)>,
     /// When.
     pub time: Time,
 }
@@ -32,8 +34,8 @@ impl Template {
     /// Where the message does not fit the template.
     pub fn points(&self, facts: &Facts<'_>) -> Result<Vec<Point>, TemplateError> {
         let unit = self.unit.unwrap_or(facts.unit);
-        let expander = Expander::new(facts, unit, self.at.to_string());
-        let columns = |leaves: &[(String, Leaf)]| -> Result<Vec<Column>, TemplateError> {
+        let expander = Expander::new(facts, unit, &self.at);
+        let columns = |leaves: &[(Arc<str>, Leaf)]| -> Result<Vec<Column>, TemplateError> {
             leaves.iter().map(|(_, leaf)| expander.column(leaf)).collect()
         };
         let measurement = expander.column(&self.measurement)?;
@@ -87,10 +89,10 @@ fn missing(what: &str, leaf: &Leaf) -> TemplateError {
 }
 
 fn values<'a>(
-    leaves: &'a [(String, Leaf)],
+    leaves: &'a [(Arc<str>, Leaf)],
     columns: &'a [Column],
     row: usize,
-) -> impl Iterator<Item = (&'a String, &'a Value)> {
+) -> impl Iterator<Item = (&'a Arc<str>, &'a Value)> {
     leaves.iter().zip(columns).filter_map(move |((name, _), column)| Some((name, column.get(row)?)))
 }
 

@@ -49,7 +49,7 @@ impl StatementTemplate {
     /// # Errors
     /// Where the message does not fit the template.
     pub fn rows(&self, facts: &Facts<'_>) -> Result<Vec<Vec<Parameter>>, TemplateError> {
-        let expander = Expander::new(facts, self.unit.unwrap_or(Unit::Ns), self.at.to_string());
+        let expander = Expander::new(facts, self.unit.unwrap_or(Unit::Ns), &self.at);
         let columns: Vec<Column> = self
             .params
             .iter()
