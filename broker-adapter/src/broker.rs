@@ -16,7 +16,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::janitor;
-use crate::listener::{self, Listener, ListenerOptions, ListenerView};
+use crate::listener::{self, Listener, ListenerOptions, ListenerView, TlsError};
 use crate::live_bus::{LiveBus, LiveInbox, RumqttdBus, TrieBus};
 use crate::metrics::PacketCounters;
 use crate::options::{BrokerOptions, LiveBusKind};
@@ -35,6 +35,14 @@ pub enum StartError {
         remedy: &'static str,
         /// Cause.
         source: io::Error,
+    },
+    /// A listener's certificates or key can't be used.
+    #[error("the listener at {address}: {source}")]
+    Tls {
+        /// The listener.
+        address: SocketAddr,
+        /// What is wrong with which file.
+        source: TlsError,
     },
     /// The options name no address.
     #[error("there is no address to listen on; name at least one")]
@@ -135,7 +143,8 @@ impl Broker {
         let mut sockets = Vec::with_capacity(options.listeners.len());
         for listener in &options.listeners {
             let (socket, address) = bind(listener.address).await?;
-            let listener = Listener::new(ListenerOptions { address, ..listener.clone() });
+            let listener = Listener::open(ListenerOptions { address, ..listener.clone() })
+                .map_err(|source| StartError::Tls { address: listener.address, source })?;
             sockets.push((socket, Arc::new(listener)));
         }
         let listeners = sockets.iter().map(|(_, listener)| Arc::clone(listener)).collect();
@@ -158,6 +167,9 @@ impl Broker {
         janitor::close_what_was_open(&shared).await.map_err(|error| StartError::Log(error.text.to_owned()))?;
         let mut tasks = JoinSet::new();
         for (socket, listener) in sockets {
+            if let Some(tls) = &listener.tls {
+                tasks.spawn(Arc::clone(tls).watch(Arc::clone(&shared), listener.options.address));
+            }
             tasks.spawn(listener::listen(Arc::clone(&shared), listener, socket));
         }
         tasks.spawn(janitor::run(Arc::clone(&shared)));

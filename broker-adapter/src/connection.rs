@@ -3,6 +3,7 @@
 //! One task. Each turn takes what is there (packets of one read, deliveries, what the watermark has passed), appends all
 //! events of the turn with one call, and then waits for whatever comes first.
 
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -37,12 +38,12 @@ const FULL_PATIENCE: Duration = Duration::from_secs(60);
 const IDLE: Duration = Duration::from_secs(3600);
 
 /// Serves one connection from its first byte to its last.
-pub(crate) async fn serve<S: Stream>(shared: Arc<Shared>, stream: S, arrival: Arrival) {
+pub(crate) async fn serve<S: Stream>(shared: Arc<Shared>, stream: S, arrival: Arrival, deadline: Instant) {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let mut input = BytesMut::with_capacity(4096);
     let mut decoder = Decoder::server(shared.options.max_packet_bytes);
     let first = handshake::read_connect(&mut reader, &mut input, &mut decoder);
-    let opened = match stop_or(&shared, shared.options.connect_timeout, first).await {
+    let opened = match within(&shared, deadline, first).await {
         Ok(connect) => handshake::open(&shared, *connect, &arrival).await,
         Err(refusal) => Err(refusal),
     };
@@ -61,24 +62,29 @@ pub(crate) async fn serve<S: Stream>(shared: Arc<Shared>, stream: S, arrival: Ar
     connection.close(close, seat).await;
 }
 
-/// Bounds a handshake by the connect timeout and by the broker's stop.
-async fn stop_or<T>(
+/// Bounds what comes before CONNECT by a deadline and by the broker's stop.
+pub(crate) async fn within<T>(
     shared: &Shared,
-    limit: Duration,
+    deadline: Instant,
     work: impl Future<Output = Result<T, Refusal>>,
 ) -> Result<T, Refusal> {
     tokio::select! {
         result = work => result,
-        () = tokio::time::sleep(limit) => Err(Refusal::silent("timeout", "no CONNECT in time")),
+        () = tokio::time::sleep_until(deadline) => Err(Refusal::silent("timeout", "no CONNECT in time")),
         () = shared.stopped() => Err(Refusal::silent("unavailable", "the server stops")),
     }
 }
 
-async fn refuse<S: Stream>(shared: &Shared, refusal: &Refusal, arrival: &Arrival, writer: &mut WriteHalf<S>) {
+/// Says that a connection ended before its CONNECT was accepted, and why.
+pub(crate) fn count_refusal(shared: &Shared, refusal: &Refusal, arrival: &Arrival) {
     let (peer, listener) = (arrival.peer, arrival.listener.options.address);
     tracing::info!(%peer, %listener, reason = refusal.text, "a connection was refused");
     shared.refused.fetch_add(1, Ordering::Relaxed);
     metrics::counter!(CONNECTS_REFUSED, "reason" => refusal.label).increment(1);
+}
+
+async fn refuse<S: Stream>(shared: &Shared, refusal: &Refusal, arrival: &Arrival, writer: &mut WriteHalf<S>) {
+    count_refusal(shared, refusal, arrival);
     if let Some((version, code)) = refusal.answer {
         let mut out = BytesMut::new();
         let mut ack = ConnAck { code, ..ConnAck::default() };
@@ -103,6 +109,8 @@ pub(crate) struct Connection<S> {
     pub(crate) writer: WriteHalf<S>,
     input: BytesMut,
     decoder: Decoder,
+    /// Whether the stream may hold back something that was written.
+    unflushed: bool,
     /// An append that waits for room.
     blocked: Option<Blocked>,
     /// The wait for the oldest batch that is not durable.
@@ -134,6 +142,7 @@ impl<S: Stream> Connection<S> {
             writer,
             input,
             decoder,
+            unflushed: S::BUFFERS,
             blocked: None,
             watermark: None,
             job: None,
@@ -283,6 +292,7 @@ impl<S: Stream> Connection<S> {
         let may_read = self.session.may_read() || self.blocked.is_some() && self.input.len() < READ_CHUNK;
         let (may_take, may_deliver) = (self.session.may_take(), self.session.may_deliver());
         let Session { out, mailbox, inbox, .. } = &mut self.session;
+        let flushes = out.is_empty();
         if may_read && self.input.capacity() - self.input.len() < READ_CHUNK / 8 {
             self.input.reserve(READ_CHUNK);
         }
@@ -294,10 +304,15 @@ impl<S: Stream> Connection<S> {
                 self.watermark = None;
                 result.map_err(|error| log_stopped(&error))?;
             }
-            written = self.writer.write_buf(out), if !out.is_empty() => match written {
-                Ok(0) | Err(_) => return Err(Close::lost("the connection broke while writing")),
-                Ok(_) if out.is_empty() => self.session.written(),
-                Ok(_) => {}
+            written = write_some(&mut self.writer, out), if !flushes || self.unflushed => match written {
+                Err(_) => return Err(Close::lost("the connection broke while writing")),
+                Ok(()) if flushes => self.unflushed = false,
+                Ok(()) => {
+                    self.unflushed = S::BUFFERS;
+                    if out.is_empty() {
+                        self.session.written();
+                    }
+                }
             },
             result = pending_or(&mut self.job) => {
                 self.job = None;
@@ -414,6 +429,17 @@ impl<S: Stream> Connection<S> {
         {
             self.session.release(self.session.shared.engine.durable_end());
         }
+    }
+}
+
+/// Writes some of `out`; where there is nothing, flushes what the stream holds back.
+async fn write_some<S: Stream>(writer: &mut WriteHalf<S>, out: &mut BytesMut) -> io::Result<()> {
+    if out.is_empty() {
+        return writer.flush().await;
+    }
+    match writer.write_buf(out).await? {
+        0 => Err(io::ErrorKind::WriteZero.into()),
+        _ => Ok(()),
     }
 }
 

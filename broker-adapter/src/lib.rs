@@ -1,6 +1,6 @@
 //! MQTT 3.1, 3.1.1 and 5 in front of the Forebay engine: everything a client can see.
 //!
-//! In the order of a PUBLISH: `listener` accepts, `handshake` opens the session, `connection` reads and writes, [`codec`] cuts
+//! In the order of a PUBLISH: `listener` accepts (and does what lies between TCP and MQTT: [`proxy_protocol`], TLS, WebSocket), `handshake` opens the session, `connection` reads and writes, [`codec`] cuts
 //! packets, `session` decides what is logged and what may be said when, [`live_bus`] carries what does not wait for the
 //! disk. `registry` knows who is online, `janitor` what is due, `closing` how a connection ends. [`client`] is an MQTT client over the
 //! same codec.
@@ -16,12 +16,16 @@ mod listener;
 pub mod live_bus;
 pub mod metrics;
 mod options;
+pub mod proxy_protocol;
 mod registry;
 mod session;
 mod store;
 
 pub use broker::{Broker, BrokerStats, Proxy, ProxyError, StartError};
-pub use listener::{ListenerOptions, ListenerView};
+pub use listener::{
+    ClientCertificates, DEFAULT_CERTIFICATE_CHECK, ListenerOptions, ListenerView, TlsError, TlsOptions, UserFrom,
+    WebSocketOptions,
+};
 pub use options::{
     BrokerOptions, DEFAULT_CONNECT_TIMEOUT, DEFAULT_LIVE_QUEUE, DEFAULT_MAX_CONNECTIONS, DEFAULT_MAX_PACKET_BYTES,
     DEFAULT_PENDING_ACKS, DEFAULT_RECEIVE_MAXIMUM, DEFAULT_SEND_WINDOW, DEFAULT_TOPIC_ALIAS_MAXIMUM, LiveBusKind,

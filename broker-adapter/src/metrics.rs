@@ -8,9 +8,13 @@ pub const CONNECTIONS: &str = "forebay_mqtt_connections";
 /// Counter: accepted CONNECTs, by `version` (3, 4, 5).
 pub const CONNECTS: &str = "forebay_mqtt_connects_total";
 /// Counter: connections refused or closed before CONNACK, by `reason`: `limit` (too many connections), `timeout` (no CONNECT in
-/// time), `closed` (by the client), `malformed`, `refused` (by CONNACK), `unavailable` (the log is full or stopped, or the server
-/// stops).
+/// time), `closed` (by the client), `proxy` (no PROXY protocol header), `tls` and `websocket` (their handshakes), `malformed`,
+/// `refused` (by CONNACK), `unavailable` (the log is full or stopped, or the server stops).
 pub const CONNECTS_REFUSED: &str = "forebay_mqtt_connects_refused_total";
+/// Gauge: when a listener's certificate expires, seconds since 1970, by `listener`.
+pub const CERTIFICATE_EXPIRES: &str = "forebay_mqtt_certificate_expires_seconds";
+/// Counter: changed certificate files of a listener, by `listener` and `result` (`ok`, `refused`: the old ones stay in use).
+pub const CERTIFICATE_LOADS: &str = "forebay_mqtt_certificate_loads_total";
 /// Counter: connections that ended, by `reason` (the words of `client.disconnected`).
 pub const DISCONNECTS: &str = "forebay_mqtt_disconnects_total";
 /// Counter: PUBLISH packets received, by `qos`.

@@ -39,6 +39,8 @@ pub struct Status {
 pub struct ListenerStatus {
     /// Where it listens.
     pub address: SocketAddr,
+    /// What lies between TCP and MQTT: `tcp` (nothing), `tls`, `ws` or `wss`.
+    pub kind: String,
     /// Connections through it, those that have not sent CONNECT too.
     pub connections: u64,
 }
@@ -260,7 +262,8 @@ impl fmt::Display for Status {
 
 impl fmt::Display for ListenerStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.address)
+        write!(f, "{}", self.address)?;
+        if self.kind == "tcp" { Ok(()) } else { write!(f, " ({})", self.kind) }
     }
 }
 

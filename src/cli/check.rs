@@ -8,7 +8,7 @@ use forebay_sinks::registry::verify;
 use forebay_sinks::sink::{Finding, Severity};
 
 use crate::cli::Options;
-use crate::config::{self, fields, load::Loaded};
+use crate::config::{self, Settings, fields, listener, load::Loaded};
 use crate::exit::{self, Exit, Failure};
 use crate::run::{self, RuleSource};
 
@@ -43,9 +43,28 @@ pub fn settings(options: &Options) -> Result<Loaded, Failure> {
 /// All faults of the settings, or all faults of the rules.
 pub fn configuration(options: &Options) -> Result<Configuration, Failure> {
     let loaded = settings(options)?;
+    certificates(&loaded.settings)?;
     let (rules, rule_warnings) = run::load_rules(&loaded)?;
     let warnings = loaded.warnings.iter().cloned().chain(rule_warnings).collect();
     Ok(Configuration { loaded, rules, warnings })
+}
+
+/// The listeners' certificates and keys, read as a start does.
+fn certificates(settings: &Settings) -> Result<(), Failure> {
+    let mut text = String::new();
+    let mut faults = 0;
+    for listener in settings.ways_in() {
+        if let Err(error) = listener.options().check() {
+            let place = listener.place.as_ref().map_or_else(String::new, |place| format!("{place}: "));
+            let _ = writeln!(text, "{place}the listener {}: {error}", listener.listen);
+            faults += 1;
+        }
+    }
+    if faults == 0 {
+        Ok(())
+    } else {
+        Err(Failure::new(Exit::Usage, format!("{text}{}", exit::nothing_started(faults))))
+    }
 }
 
 /// How long a database may take to be looked at.
@@ -69,6 +88,7 @@ pub fn run(options: &Options, connect: bool) -> Result<(), Failure> {
             "ok": faults == 0,
             "rules": checked.rules.count(),
             "settings": settings,
+            "listeners": listeners(&checked.loaded.settings),
             "warnings": checked.warnings,
             "databases": databases,
         });
@@ -89,6 +109,12 @@ pub fn run(options: &Options, connect: bool) -> Result<(), Failure> {
         1 => Err(Failure::new(Exit::Failure, "1 fault in the databases")),
         n => Err(Failure::new(Exit::Failure, format!("{n} faults in the databases"))),
     }
+}
+
+fn listeners(settings: &Settings) -> Vec<serde_json::Value> {
+    let ways_in = settings.ways_in();
+    let shown = ways_in.iter().map(|l| listener::FIELDS.iter().map(|f| (f.key.to_owned(), f.shown(l).into())));
+    shown.map(|fields| serde_json::Value::Object(fields.collect())).collect()
 }
 
 fn word(severity: Severity) -> &'static str {

@@ -23,10 +23,14 @@ pub enum Slot<S: 'static = Settings> {
     OptionalAddress { default: SocketAddr, place: fn(&mut S) -> &mut Option<SocketAddr> },
     /// A path; a relative one in a file starts at the file's folder.
     Path(fn(&mut S) -> &mut PathBuf),
+    /// A path, or not set.
+    OptionalPath(fn(&mut S) -> &mut Option<PathBuf>),
     /// Paths; in the environment separated by commas.
     Paths(fn(&mut S) -> &mut Vec<PathBuf>),
     /// Text that is not empty.
     Text(fn(&mut S) -> &mut String),
+    /// Text that is not empty, or not set.
+    OptionalText(fn(&mut S) -> &mut Option<String>),
     /// Text that is never printed.
     Secret(fn(&mut S) -> &mut Option<Secret>),
     /// The first line of a file, as a secret.
@@ -207,8 +211,16 @@ impl<S: Clone> Field<S> {
                 *place(settings) = base.join(text);
                 Ok(())
             }
+            Slot::OptionalPath(place) => {
+                *place(settings) = Some(base.join(text));
+                Ok(())
+            }
             Slot::Text(place) => {
                 *place(settings) = text.to_owned();
+                Ok(())
+            }
+            Slot::OptionalText(place) => {
+                *place(settings) = Some(text.to_owned());
                 Ok(())
             }
             Slot::Secret(place) => {
@@ -264,9 +276,9 @@ impl<S: Clone> Field<S> {
     pub fn takes(&self) -> String {
         match &self.slot {
             Slot::Address(_) | Slot::OptionalAddress { .. } => "an address such as 127.0.0.1:1883".into(),
-            Slot::Path(_) => "a path".into(),
+            Slot::Path(_) | Slot::OptionalPath(_) => "a path".into(),
             Slot::Paths(_) => "a list of paths".into(),
-            Slot::Text(_) | Slot::Secret(_) => "a text".into(),
+            Slot::Text(_) | Slot::OptionalText(_) | Slot::Secret(_) => "a text".into(),
             Slot::SecretFile(_) => "the path of a file".into(),
             Slot::Number { min, max, .. } | Slot::OptionalNumber { min, max, .. } => {
                 format!("a whole number from {min} to {max}")
@@ -283,7 +295,11 @@ impl<S: Clone> Field<S> {
             Slot::OptionalAddress { default, place } => place(&mut copy).unwrap_or(*default).to_string(),
             Slot::Path(place) => place(&mut copy).display().to_string(),
             Slot::Paths(place) => format!("{:?}", place(&mut copy)),
+            Slot::OptionalPath(place) => {
+                place(&mut copy).as_ref().map_or_else(|| "not set".into(), |path| path.display().to_string())
+            }
             Slot::Text(place) => place(&mut copy).clone(),
+            Slot::OptionalText(place) => place(&mut copy).clone().unwrap_or_else(|| "not set".into()),
             Slot::Secret(place) | Slot::SecretFile(place) => {
                 place(&mut copy).as_ref().map_or_else(|| "not set".into(), |secret| format!("{secret:?}"))
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_broker_adapter::{Broker, BrokerOptions, ListenerOptions, ListenerView, LiveBusKind, StartError, Store};
+use forebay_broker_adapter::{Broker, BrokerOptions, ListenerView, LiveBusKind, StartError, Store};
 use forebay_engine::Engine;
 use forebay_sinks::Clients;
 
@@ -31,8 +31,11 @@ struct Running {
 
 impl BrokerSide for Running {
     fn listeners(&self) -> Vec<ListenerStatus> {
-        let status =
-            |view: ListenerView| ListenerStatus { address: view.address, connections: view.connections as u64 };
+        let status = |view: ListenerView| ListenerStatus {
+            address: view.address,
+            kind: view.kind.to_owned(),
+            connections: view.connections as u64,
+        };
         self.broker.listeners().into_iter().map(status).collect()
     }
 
@@ -64,7 +67,7 @@ pub async fn start(
 ) -> Result<Box<dyn BrokerSide>, Failure> {
     let mqtt = &settings.mqtt;
     let options = BrokerOptions {
-        listeners: settings.ways_in().iter().map(way_in).collect(),
+        listeners: settings.ways_in().iter().map(ListenerSettings::options).collect(),
         max_packet_bytes: size(mqtt.packet_bytes_max),
         max_connections: size(mqtt.connections_max),
         receive_maximum: u16::try_from(mqtt.receive_maximum).unwrap_or(u16::MAX),
@@ -83,13 +86,4 @@ pub async fn start(
 
 fn size(n: u64) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
-}
-
-/// A listener's settings for the broker.
-fn way_in(listener: &ListenerSettings) -> ListenerOptions {
-    ListenerOptions {
-        max_connections: listener.connections_max.map(size),
-        anonymous: listener.anonymous,
-        ..ListenerOptions::new(listener.listen)
-    }
 }

@@ -3,10 +3,11 @@
 use anyhow::Result;
 use forebay_services::packages;
 
-/// A program that tests start, and the Debian package that brings it.
+/// A program (or another file, by its whole path) that tests need, and the Debian package that brings it.
 const PROGRAMS: &[(&str, &str)] = &[
     ("mosquitto", "mosquitto"),
     ("mosquitto_pub", "mosquitto-clients"),
+    ("/usr/lib/python3/dist-packages/paho/mqtt/client.py", "python3-paho-mqtt"),
     ("strace", "strace"),
     ("sqlite3", "sqlite3"),
     ("pgbouncer", "pgbouncer"),

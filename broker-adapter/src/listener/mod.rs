@@ -6,21 +6,27 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytestring::ByteString;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::broker::Shared;
 use crate::connection;
 use crate::metrics::{CONNECTIONS, CONNECTS_REFUSED};
 
+mod certificate;
+mod layers;
 mod options;
+mod tls;
+mod websocket;
 
-pub use options::ListenerOptions;
-
-/// A byte stream to a client: TCP now; TLS and WebSocket put themselves in between.
-pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
+use layers::Entered;
+pub(crate) use layers::Stream;
+pub use options::{
+    ClientCertificates, DEFAULT_CERTIFICATE_CHECK, ListenerOptions, TlsOptions, UserFrom, WebSocketOptions,
+};
+pub(crate) use tls::Tls;
+pub use tls::TlsError;
 
 /// Pause after a failed accept (out of file descriptors, usually), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -30,6 +36,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct ListenerView {
     /// Where it listens, with the port it was given.
     pub address: SocketAddr,
+    /// What lies between TCP and MQTT: `tcp` (nothing), `tls`, `ws` or `wss`.
+    pub kind: &'static str,
     /// Connections through it that are open, CONNECT seen or not.
     pub connections: usize,
 }
@@ -38,6 +46,8 @@ pub struct ListenerView {
 pub(crate) struct Listener {
     /// Its settings; the address has the port it was given.
     pub(crate) options: ListenerOptions,
+    /// Where the options ask for TLS.
+    pub(crate) tls: Option<Arc<Tls>>,
     /// Connections accepted here and not ended, CONNECT seen or not.
     open: AtomicUsize,
 }
@@ -45,7 +55,7 @@ pub(crate) struct Listener {
 /// How a connection came in: what is known of it before CONNECT.
 #[derive(Clone)]
 pub(crate) struct Arrival {
-    /// The client's address.
+    /// The client's address; behind a proxy the one that its header says.
     pub(crate) peer: SocketAddr,
     /// The listener it came through, with its settings.
     pub(crate) listener: Arc<Listener>,
@@ -54,12 +64,20 @@ pub(crate) struct Arrival {
 }
 
 impl Listener {
-    pub(crate) fn new(options: ListenerOptions) -> Listener {
-        Listener { options, open: AtomicUsize::new(0) }
+    pub(crate) fn open(options: ListenerOptions) -> Result<Listener, TlsError> {
+        let tls = options.tls.clone().map(|tls| Tls::open(tls, options.address)).transpose()?.map(Arc::new);
+        Ok(Listener { options, tls, open: AtomicUsize::new(0) })
+    }
+
+    /// Whether a connection begins with MQTT's first byte.
+    fn is_plain(&self) -> bool {
+        let ListenerOptions { tls, websocket, proxy_protocol, .. } = &self.options;
+        tls.is_none() && websocket.is_none() && !proxy_protocol
     }
 
     pub(crate) fn view(&self) -> ListenerView {
-        ListenerView { address: self.options.address, connections: self.open.load(Ordering::Relaxed) }
+        let (address, kind) = (self.options.address, self.options.kind());
+        ListenerView { address, kind, connections: self.open.load(Ordering::Relaxed) }
     }
 }
 
@@ -93,8 +111,20 @@ pub(crate) async fn listen(shared: Arc<Shared>, listener: Arc<Listener>, socket:
     while connections.join_next().await.is_some() {}
 }
 
-async fn serve<S: Stream>(shared: Arc<Shared>, stream: S, arrival: Arrival, place: Place) {
-    connection::serve(shared, stream, arrival).await;
+/// One deadline holds for everything up to CONNECT.
+async fn serve(shared: Arc<Shared>, tcp: TcpStream, mut arrival: Arrival, place: Place) {
+    let deadline = Instant::now() + shared.options.connect_timeout;
+    if arrival.listener.is_plain() {
+        connection::serve(shared, tcp, arrival, deadline).await;
+    } else {
+        // On the heap while it lasts: a handshake is larger than the connection that follows.
+        let entered = Box::pin(layers::enter(&shared, tcp, &mut arrival));
+        match connection::within(&shared, deadline, entered).await {
+            Ok(Entered::Plain(tcp)) => connection::serve(shared, tcp, arrival, deadline).await,
+            Ok(Entered::Layered(stream)) => connection::serve(shared, stream, arrival, deadline).await,
+            Err(refusal) => connection::count_refusal(&shared, &refusal, &arrival),
+        }
+    }
     drop(place);
 }
 

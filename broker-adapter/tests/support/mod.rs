@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use forebay_broker_adapter::client::{Client, ClientError, ClientSession, ConnectOptions, Incoming};
-use forebay_broker_adapter::codec::{Decoder, PACKET_BYTES_MAX, Packet, Publish, Version, encode};
+use forebay_broker_adapter::codec::{
+    Connect, ConnectProperties, Decoder, PACKET_BYTES_MAX, Packet, Publish, RequestedFilter, Subscribe, Version, encode,
+};
 use forebay_broker_adapter::{Broker, BrokerOptions, ListenerOptions, NoStore};
-use forebay_engine::event::SubscriptionOptions;
+use forebay_engine::event::{Properties, SubscriptionOptions};
 use forebay_engine::{Engine, EngineOptions, QoS};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -180,9 +182,51 @@ pub async fn ping(client: &mut Client) -> Vec<Publish> {
     }
 }
 
+/// Packets of MQTT 5 as bytes.
+pub fn encoded(packets: &[Packet]) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    for packet in packets {
+        encode(packet, Version::V5, &mut out).unwrap();
+    }
+    out.to_vec()
+}
+
+pub fn connect_packet(client: &str, username: Option<&str>) -> Packet {
+    Packet::Connect(Box::new(Connect {
+        version: Version::V5,
+        client_id: client.into(),
+        clean_start: true,
+        keep_alive_s: 0,
+        will: None,
+        username: username.map(Into::into),
+        password: None,
+        properties: ConnectProperties::default(),
+    }))
+}
+
+pub fn subscribe_packet(filter: &str, qos: QoS) -> Packet {
+    let filters = vec![RequestedFilter { filter: filter.into(), options: SubscriptionOptions::of_qos(qos) }];
+    Packet::Subscribe(Subscribe { packet_id: 1, filters, user: Vec::new() })
+}
+
+/// With QoS 1.
+pub fn publish_packet(topic: &str, payload: &str, packet_id: u16) -> Packet {
+    Packet::Publish(Publish {
+        dup: false,
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        topic: topic.into(),
+        packet_id,
+        payload: Bytes::copy_from_slice(payload.as_bytes()),
+        topic_alias: None,
+        subscription_ids: Vec::new(),
+        properties: Properties::default(),
+    })
+}
+
 /// A connection that sends and receives packets one by one, with no state of its own.
-pub struct Raw {
-    pub stream: TcpStream,
+pub struct Raw<S = TcpStream> {
+    pub stream: S,
     decoder: Decoder,
     input: BytesMut,
     version: Version,
@@ -191,7 +235,66 @@ pub struct Raw {
 impl Raw {
     pub async fn open(address: SocketAddr, version: Version) -> Raw {
         let stream = TcpStream::connect(address).await.unwrap();
+        Raw { version, decoder: Decoder::client(version, PACKET_BYTES_MAX), ..Raw::over(stream) }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
+    /// MQTT 5 over a stream that is there.
+    pub fn over(stream: S) -> Raw<S> {
+        let version = Version::V5;
         Raw { stream, decoder: Decoder::client(version, PACKET_BYTES_MAX), input: BytesMut::new(), version }
+    }
+
+    /// Sends CONNECT; the code of its answer, none where the connection ends instead.
+    pub async fn connect(&mut self, client: &str, username: Option<&str>) -> Option<u8> {
+        let bytes = self.bytes(&[connect_packet(client, username)]);
+        // A server that refuses may have closed already.
+        let _ = self.stream.write_all(&bytes).await;
+        let _ = self.stream.flush().await;
+        self.connack().await
+    }
+
+    /// The code of CONNACK, none where the connection ends instead.
+    pub async fn connack(&mut self) -> Option<u8> {
+        match self.receive_or_end().await? {
+            Packet::ConnAck(ack) => Some(ack.code),
+            other => panic!("CONNACK is due, not {other:?}"),
+        }
+    }
+
+    pub async fn subscribe(&mut self, filter: &str, qos: QoS) {
+        self.send(&[subscribe_packet(filter, qos)]).await;
+        assert!(matches!(self.receive().await, Some(Packet::SubAck(_))));
+    }
+
+    /// Publishes with QoS 1 and waits for the answer.
+    pub async fn publish(&mut self, topic: &str, payload: &str, packet_id: u16) {
+        self.send(&[publish_packet(topic, payload, packet_id)]).await;
+        assert!(matches!(self.receive().await, Some(Packet::PubAck(ack)) if ack.packet_id == packet_id));
+    }
+
+    pub async fn publish_received(&mut self) -> Publish {
+        match self.receive().await {
+            Some(Packet::Publish(publish)) => publish,
+            other => panic!("PUBLISH is due, not {other:?}"),
+        }
+    }
+
+    /// The next packet; none at the end, whether orderly or by a reset.
+    async fn receive_or_end(&mut self) -> Option<Packet> {
+        tokio::time::timeout(PATIENCE, async {
+            loop {
+                if let Some(packet) = self.decoder.decode(&mut self.input).unwrap() {
+                    return Some(packet);
+                }
+                if !self.stream.read_buf(&mut self.input).await.is_ok_and(|n| n > 0) {
+                    return None;
+                }
+            }
+        })
+        .await
+        .expect("a packet or the end comes")
     }
 
     pub fn bytes(&self, packets: &[Packet]) -> BytesMut {
@@ -205,6 +308,7 @@ impl Raw {
     pub async fn send(&mut self, packets: &[Packet]) {
         let bytes = self.bytes(packets);
         self.stream.write_all(&bytes).await.unwrap();
+        self.stream.flush().await.unwrap();
     }
 
     /// The next packet; `None` when the server has closed the connection.

@@ -19,6 +19,7 @@ mod checkpoint;
 mod codec;
 mod derived;
 mod format;
+mod proxy_header;
 pub mod seeds;
 mod segments;
 mod text;
@@ -54,6 +55,7 @@ pub const TARGETS: &[Target] = &[
     target("event_body", codec::event_body, "a record's body that decodes encodes to the same event"),
     target("state_row", codec::state_row, "a row of the state index that is taken gives the same row again"),
     target("mqtt_packet", codec::mqtt_packet, "bytes of a client whole and one at a time: the same packets"),
+    target("proxy_header", proxy_header::check, "a proxy's header gives the address in it, or is refused"),
     target("topic_filter", text::topic_filter, "the tree of filters finds what matching one by one finds"),
     target("conf_file", text::conf_file, "an EMQ X .conf file: parsed or refused, each fault inside the text"),
     target("toml_rules", text::toml_rules, "rules in forebay.toml: parsed or refused, each fault inside the text"),

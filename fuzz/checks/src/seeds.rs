@@ -7,8 +7,8 @@ use forebay_engine::event::{Event, Message, Published, QoS, SessionOpened, Subsc
 use forebay_engine::fuzzing::{FuzzedFrame, encode_frame, index_of, residue_of};
 use forebay_engine::{Lsn, Record};
 
-use crate::derived;
 use crate::segments::written;
+use crate::{derived, proxy_header};
 
 /// Name and bytes of each generated seed of a target.
 #[must_use]
@@ -22,8 +22,22 @@ pub fn of(target: &str) -> Vec<(String, Vec<u8>)> {
         "residue" => residues(),
         "event_body" => events(),
         "mqtt_packet" => packets(),
+        "proxy_header" => proxy_headers(),
         _ => Vec::new(),
     }
+}
+
+fn proxy_headers() -> Vec<(String, Vec<u8>)> {
+    let client = |address: &str| address.parse().map(proxy_header::of_client).unwrap_or_default();
+    let mut extended = proxy_header::of(0x21, 0x11, &[[7; 12].as_slice(), &[4, 0, 1, 0]].concat());
+    extended.extend(b"MQTT");
+    vec![
+        ("v4".into(), client("192.0.2.7:40001")),
+        ("v6".into(), client("[2001:db8::7]:40002")),
+        ("local".into(), proxy_header::of(0x20, 0, &[])),
+        ("unknown".into(), proxy_header::of(0x21, 0, &[1, 2, 3])),
+        ("extended".into(), extended),
+    ]
 }
 
 fn frames() -> Vec<(String, Vec<u8>)> {
