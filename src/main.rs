@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         Command::Cursor { what } => cli::log::cursors(options, what),
         Command::Sink { what } => cli::admin::sink(options, what),
         Command::Dlq { what } => cli::admin::dlq(options, what),
+        Command::User { users, what } => cli::user::run(options, users.as_deref(), what),
         Command::Demo => demo::run(options),
     };
     match result {

@@ -39,7 +39,9 @@ pub fn run(options: &Options) -> Result<(), Failure> {
 
 async fn serve(configuration: &Configuration) -> Result<(), Failure> {
     let settings = &configuration.loaded.settings;
-    let mut signals = Signals::new().map_err(|source| Failure::io("listening for signals", &source))?;
+    let listening = |source| Failure::io("listening for signals", &source);
+    let mut signals = Signals::new().map_err(listening)?;
+    let hangups = signal(SignalKind::hangup()).map_err(listening)?;
     let metrics = telemetry::start_metrics()?;
     let upkeep = tokio::spawn(telemetry::keep_metrics(metrics.clone()));
     // Both addresses are tried before the data folder is touched. The broker binds its own a moment later.
@@ -77,7 +79,9 @@ async fn serve(configuration: &Configuration) -> Result<(), Failure> {
         }
     });
 
+    let reloads = tokio::spawn(reload_on_hangup(hangups, Arc::clone(&stack)));
     let first = signals.next().await;
+    reloads.abort();
     tracing::info!("{first}: closing connections, writing what is in the log to the databases, syncing");
     let deadline = Duration::from_secs(settings.shutdown_deadline_s);
     let ended = tokio::select! {
@@ -95,6 +99,17 @@ async fn serve(configuration: &Configuration) -> Result<(), Failure> {
         tracing::info!("stopped; the log is synced and sealed");
     }
     ended
+}
+
+/// SIGHUP: reads the files again that may change while the server runs.
+async fn reload_on_hangup(mut hangups: Signal, stack: Arc<Stack>) {
+    while hangups.recv().await.is_some() {
+        tracing::info!("SIGHUP: reading the users and rules files again");
+        let stack = Arc::clone(&stack);
+        if let Err(source) = tokio::task::spawn_blocking(move || stack.reload()).await {
+            tracing::error!("reading files again: {source}");
+        }
+    }
 }
 
 fn announce(settings: &Settings, stack: &Stack, listeners: &[ListenerStatus], server: &Server, node_number: u16) {

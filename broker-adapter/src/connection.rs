@@ -78,7 +78,10 @@ pub(crate) async fn within<T>(
 /// Says that a connection ended before its CONNECT was accepted, and why.
 pub(crate) fn count_refusal(shared: &Shared, refusal: &Refusal, arrival: &Arrival) {
     let (peer, listener) = (arrival.peer, arrival.listener.options.address);
-    tracing::info!(%peer, %listener, reason = refusal.text, "a connection was refused");
+    // Who was not let in has been said, with the name he gave.
+    if refusal.label != "unauthorized" {
+        tracing::info!(%peer, %listener, reason = refusal.text, "a connection was refused");
+    }
     shared.refused.fetch_add(1, Ordering::Relaxed);
     metrics::counter!(CONNECTS_REFUSED, "reason" => refusal.label).increment(1);
 }

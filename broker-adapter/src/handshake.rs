@@ -14,6 +14,7 @@ use forebay_engine::topic::check_name;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::mpsc;
 
+use crate::access::{Attempt, Denied, Gate, Identity};
 use crate::broker::Shared;
 use crate::codec::{
     ConnAck, ConnAckProperties, Connect, DecodeError, Decoder, PACKET_BYTES_MAX, Packet, Version, reason,
@@ -38,6 +39,10 @@ impl Refusal {
 
     fn malformed(text: impl Into<String>) -> Refusal {
         Refusal::silent("malformed", text)
+    }
+
+    fn unauthorized(version: Version, v5: u8, v3: u8, text: &str) -> Refusal {
+        Refusal { label: "unauthorized", ..Refusal::coded(version, v5, v3, text) }
     }
 
     /// Nothing is wrong with the client.
@@ -96,6 +101,13 @@ pub(crate) async fn open(shared: &Arc<Shared>, connect: Connect, arrival: &Arriv
     let now_us = engine.now_us();
     let epoch = engine.next_epoch();
     let (client, assigned) = client_id(&connect, epoch, now_us)?;
+    let identity = authenticate(shared, &connect, &client, arrival).await?;
+    let username = identity.user.clone();
+    let gate = Gate::new(&shared.options.access, identity);
+    if let Some(will) = connect.will.as_ref().filter(|will| !gate.may_leave_will(&will.topic)) {
+        tracing::info!(%client, topic = ?will.topic, "a will is not allowed");
+        return Err(Refusal::unauthorized(version, reason::NOT_AUTHORIZED, 5, "this will is not allowed"));
+    }
     let entering = shared.registry.enter(client.clone(), arrival.peer, now_us);
     let (seat, commands) = tokio::time::timeout(shared.options.connect_timeout, entering)
         .await
@@ -105,7 +117,7 @@ pub(crate) async fn open(shared: &Arc<Shared>, connect: Connect, arrival: &Arriv
         return Err(Refusal::unavailable(version, "the server shuts down"));
     }
     // The epoch is taken once the older connection is off, so that epochs follow the log's order.
-    let info = client_info(shared, &connect, client, arrival, engine.next_epoch());
+    let info = client_info(shared, &connect, client, username, arrival, engine.next_epoch());
     seat.set_epoch(info.epoch);
 
     let existing = engine.session(&info.client).filter(|v| v.ends_at_us.is_none_or(|end| end > engine.now_us()));
@@ -139,7 +151,7 @@ pub(crate) async fn open(shared: &Arc<Shared>, connect: Connect, arrival: &Arriv
     outbound.revoke(mailbox.revoked());
     let inbox = LiveInbox::new(info.client.clone(), shared.options.live_queue.max(1));
     let connack = connack(shared, &connect, &info, assigned, resumed);
-    let start = Start { mailbox, inbox, outbound, received, subscriptions };
+    let start = Start { gate, mailbox, inbox, outbound, received, subscriptions };
     Ok(Opened { session: Session::new(Arc::clone(shared), info, start), seat, commands, connack })
 }
 
@@ -172,7 +184,50 @@ fn client_id(connect: &Connect, epoch: u64, now_us: u64) -> Result<(ByteString, 
     Ok((format!("forebay-{now_us:x}-{epoch:x}").into(), true))
 }
 
-fn client_info(shared: &Shared, c: &Connect, client: ByteString, arrival: &Arrival, epoch: u64) -> ClientInfo {
+/// Asks who comes; for as long as the connect timeout.
+async fn authenticate(
+    shared: &Shared,
+    connect: &Connect,
+    client: &ByteString,
+    arrival: &Arrival,
+) -> Result<Identity, Refusal> {
+    let attempt = Attempt {
+        client,
+        user: connect.username.as_ref(),
+        password: connect.password.as_deref(),
+        certificate_user: arrival.certificate_user.as_ref(),
+        peer: arrival.peer,
+        listener: arrival.listener.options.address,
+        anonymous: arrival.listener.options.anonymous,
+    };
+    let answer = tokio::select! {
+        answer = shared.options.access.authenticate(attempt) => answer,
+        () = tokio::time::sleep(shared.options.connect_timeout) => Err(Denied::Busy),
+        () = shared.stopped() => return Err(Refusal::unavailable(connect.version, "the server shuts down")),
+    };
+    answer.map_err(|denied| {
+        let user = connect.username.as_deref();
+        tracing::info!(peer = %arrival.peer, %client, ?user, reason = %denied, "a client is not let in");
+        let (v5, v3) = match denied {
+            Denied::BadCredentials => (reason::BAD_USER_NAME_OR_PASSWORD, 4),
+            Denied::NotAuthorized => (reason::NOT_AUTHORIZED, 5),
+            Denied::TooManyFailures => (reason::CONNECTION_RATE_EXCEEDED, 3),
+            Denied::Busy => (reason::SERVER_BUSY, 3),
+        };
+        let refusal = Refusal::unauthorized(connect.version, v5, v3, &denied.to_string());
+        if denied == Denied::Busy { Refusal { label: "unavailable", ..refusal } } else { refusal }
+    })
+}
+
+/// `user` is the verified name; where nobody verifies names it is what the client says.
+fn client_info(
+    shared: &Shared,
+    c: &Connect,
+    client: ByteString,
+    user: Option<ByteString>,
+    arrival: &Arrival,
+    epoch: u64,
+) -> ClientInfo {
     let options = &shared.options;
     let asked_expiry_s = match c.version {
         Version::V5 => c.properties.session_expiry_s.unwrap_or(0),
@@ -183,7 +238,7 @@ fn client_info(shared: &Shared, c: &Connect, client: ByteString, arrival: &Arriv
         Some(max) if c.version.is_v5() && (c.keep_alive_s == 0 || c.keep_alive_s > max) => max,
         _ => c.keep_alive_s,
     };
-    let username = arrival.certificate_user.clone().or_else(|| c.username.clone()).unwrap_or_default();
+    let username = user.or_else(|| c.username.clone()).unwrap_or_default();
     let peer = ByteString::from(arrival.peer.ip().to_string());
     let will = c.will.as_ref().map(|will| Will {
         delay_s: will.delay_s,

@@ -1,10 +1,12 @@
 //! MQTT 3.1, 3.1.1 and 5 in front of the Forebay engine: everything a client can see.
 //!
-//! In the order of a PUBLISH: `listener` accepts (and does what lies between TCP and MQTT: [`proxy_protocol`], TLS, WebSocket), `handshake` opens the session, `connection` reads and writes, [`codec`] cuts
+//! In the order of a PUBLISH: `listener` accepts (and does what lies between TCP and MQTT: [`proxy_protocol`], TLS, WebSocket), `handshake` asks
+//! [`access`] who comes and opens the session, `connection` reads and writes, [`codec`] cuts
 //! packets, `session` decides what is logged and what may be said when, [`live_bus`] carries what does not wait for the
 //! disk. `registry` knows who is online, `janitor` what is due, `closing` how a connection ends. [`client`] is an MQTT client over the
 //! same codec.
 
+pub mod access;
 mod broker;
 pub mod client;
 mod closing;

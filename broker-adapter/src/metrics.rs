@@ -9,7 +9,8 @@ pub const CONNECTIONS: &str = "forebay_mqtt_connections";
 pub const CONNECTS: &str = "forebay_mqtt_connects_total";
 /// Counter: connections refused or closed before CONNACK, by `reason`: `limit` (too many connections), `timeout` (no CONNECT in
 /// time), `closed` (by the client), `proxy` (no PROXY protocol header), `tls` and `websocket` (their handshakes), `malformed`,
-/// `refused` (by CONNACK), `unavailable` (the log is full or stopped, or the server stops).
+/// `refused` (by CONNACK), `unauthorized` (wrong credentials, none, or a will that is not allowed), `unavailable` (the log is full
+/// or stopped, or the server stops or is busy).
 pub const CONNECTS_REFUSED: &str = "forebay_mqtt_connects_refused_total";
 /// Gauge: when a listener's certificate expires, seconds since 1970, by `listener`.
 pub const CERTIFICATE_EXPIRES: &str = "forebay_mqtt_certificate_expires_seconds";
@@ -25,6 +26,19 @@ pub const PUBLISHES_SENT: &str = "forebay_mqtt_publishes_sent_total";
 pub const ACKS_SENT: &str = "forebay_mqtt_acks_sent_total";
 /// Counter: final acknowledgements received from subscribers (PUBACK, PUBCOMP).
 pub const ACKS_RECEIVED: &str = "forebay_mqtt_acks_received_total";
+/// Counter: what rules did not allow, by `what`: `publish`, `subscribe` (filters), `will`.
+pub const DENIED: &str = "forebay_mqtt_denied_total";
+/// Counter: attempts to show who one is, by `result`: `password`, `remembered` (verified before), `certificate`, `anonymous`;
+/// `bad_credentials`, `not_authorized`, `too_many_failures` (not looked at), `busy`.
+pub const AUTHENTICATIONS: &str = "forebay_mqtt_authentications_total";
+/// Counter: attempts that had to wait because earlier ones of that address or user failed.
+pub const AUTHENTICATION_DELAYS: &str = "forebay_mqtt_authentication_delays_total";
+/// Histogram: the time a password's hash took, seconds.
+pub const PASSWORD_HASH_SECONDS: &str = "forebay_mqtt_password_hash_seconds";
+/// Gauge: users whose verified password is remembered.
+pub const VERIFIED_CREDENTIALS: &str = "forebay_mqtt_verified_credentials";
+/// Counter: users and rules files read again, by `file` (`users`, `acl`) and `result` (`taken`, `refused`).
+pub const ACCESS_RELOADS: &str = "forebay_mqtt_access_reloads_total";
 /// Counter: messages that were not sent, by `reason` (`expired`, `too_large`, `live_queue_full`, `router_overrun`,
 /// `log_full`).
 pub const DROPPED: &str = "forebay_mqtt_messages_dropped_total";

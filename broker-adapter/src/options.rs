@@ -1,8 +1,10 @@
 //! Settings of the broker.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::access::{Access, FileAccess};
 use crate::listener::ListenerOptions;
 
 /// Largest packet taken by default: 1 MiB, below a log segment's size.
@@ -59,6 +61,8 @@ pub struct BrokerOptions {
     pub max_connections: usize,
     /// Longest session expiry in seconds; [`forebay_engine::event::NEVER_EXPIRES`] = no limit.
     pub session_expiry_max: u32,
+    /// Who may connect, and what he may do. Default: everybody, everything.
+    pub access: Arc<dyn Access>,
 }
 
 impl Default for BrokerOptions {
@@ -76,6 +80,7 @@ impl Default for BrokerOptions {
             pending_acks: DEFAULT_PENDING_ACKS,
             max_connections: DEFAULT_MAX_CONNECTIONS,
             session_expiry_max: forebay_engine::event::NEVER_EXPIRES,
+            access: Arc::new(FileAccess::everybody()),
         }
     }
 }

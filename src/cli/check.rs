@@ -40,11 +40,12 @@ pub fn settings(options: &Options) -> Result<Loaded, Failure> {
 /// Settings and rules.
 ///
 /// # Errors
-/// All faults of the settings, or all faults of the rules.
+/// All faults of the settings, or all faults of the rules, or all of the users and ACL files.
 pub fn configuration(options: &Options) -> Result<Configuration, Failure> {
     let loaded = settings(options)?;
     certificates(&loaded.settings)?;
     let (rules, rule_warnings) = run::load_rules(&loaded)?;
+    run::access::open(&loaded.settings)?;
     let warnings = loaded.warnings.iter().cloned().chain(rule_warnings).collect();
     Ok(Configuration { loaded, rules, warnings })
 }

@@ -12,6 +12,7 @@ pub mod check;
 pub mod damage;
 pub mod explain;
 pub mod log;
+pub mod user;
 
 /// A durable log between an MQTT broker and its databases.
 ///
@@ -120,6 +121,15 @@ pub enum Command {
         #[command(subcommand)]
         what: DlqCommand,
     },
+    /// Users and their passwords: the lines of the users file. A running server takes changes within seconds.
+    User {
+        /// The users file [default: the setting `access.users`]
+        #[arg(long, value_name = "FILE", global = true)]
+        users: Option<PathBuf>,
+        /// What of them.
+        #[command(subcommand)]
+        what: UserCommand,
+    },
     /// Plays an outage and a crash on free ports and a temporary folder, and counts what arrived.
     Demo,
 }
@@ -179,6 +189,32 @@ pub enum SinkCommand {
         #[arg(long, value_name = "LSN|earliest|latest")]
         to: ResetTo,
     },
+}
+
+/// `forebay user …`
+#[derive(Clone, Debug, Subcommand)]
+pub enum UserCommand {
+    /// Adds a user; makes the file where there is none.
+    Add {
+        /// The user's name.
+        name: String,
+        #[command(flatten)]
+        password: user::PasswordFrom,
+    },
+    /// Gives a user another password.
+    Passwd {
+        /// The user's name.
+        name: String,
+        #[command(flatten)]
+        password: user::PasswordFrom,
+    },
+    /// Removes a user. Connections he has stay.
+    Rm {
+        /// The user's name.
+        name: String,
+    },
+    /// All users' names.
+    List,
 }
 
 /// `forebay dlq …`

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use super::{Durability, MessageFormat, Secret, Settings};
+use super::{Anonymous, Durability, MessageFormat, Secret, Settings};
 
 /// A setting of the program, or of one of its listeners.
 pub struct Field<S: 'static = Settings> {
@@ -77,6 +77,13 @@ pub const FIELDS: &[Field] = &[
     number("mqtt.receive_maximum", 1, 65_535, |s| &mut s.mqtt.receive_maximum),
     number("mqtt.session_expiry_s_max", 0, U32, |s| &mut s.mqtt.session_expiry_s_max),
     field("mqtt.live_bus", Slot::Word { words: &["trie", "rumqttd"], set: set_live_bus, get: live_bus }),
+    field("access.users", Slot::OptionalPath(|s| &mut s.access.users)),
+    field("access.acl", Slot::OptionalPath(|s| &mut s.access.acl)),
+    field("access.acl_default", Slot::Word { words: &["deny", "allow"], set: set_acl_default, get: acl_default }),
+    field("access.anonymous", Slot::Word { words: &["auto", "true", "false"], set: set_anonymous, get: anonymous }),
+    number("access.remembered_max", 0, 10_000_000, |s| &mut s.access.remembered_max),
+    number("access.hashes_at_once", 0, 256, |s| &mut s.access.hashes_at_once),
+    number("access.failure_delay_ms_max", 0, 8000, |s| &mut s.access.failure_delay_ms_max),
     named("admin.listen", "FOREBAY_ADMIN", Slot::Address(|s| &mut s.admin.listen)),
     field("admin.token", Slot::Secret(|s| &mut s.admin.token)),
     field("admin.token_file", Slot::SecretFile(|s| &mut s.admin.token)),
@@ -114,6 +121,30 @@ pub const FIELDS: &[Field] = &[
     ),
     named("messages.filter", "FOREBAY_LOG", Slot::Text(|s| &mut s.messages.filter)),
 ];
+
+fn set_acl_default(settings: &mut Settings, word: &str) {
+    settings.access.acl_default_allow = word == "allow";
+}
+
+fn acl_default(settings: &Settings) -> &'static str {
+    if settings.access.acl_default_allow { "allow" } else { "deny" }
+}
+
+fn set_anonymous(settings: &mut Settings, word: &str) {
+    settings.access.anonymous = match word {
+        "true" => Anonymous::Yes,
+        "false" => Anonymous::No,
+        _ => Anonymous::Auto,
+    };
+}
+
+fn anonymous(settings: &Settings) -> &'static str {
+    match settings.access.anonymous {
+        Anonymous::Auto => "auto",
+        Anonymous::Yes => "true",
+        Anonymous::No => "false",
+    }
+}
 
 fn set_durability(settings: &mut Settings, word: &str) {
     settings.log.durability = match word {
@@ -294,10 +325,10 @@ impl<S: Clone> Field<S> {
             Slot::Address(place) => place(&mut copy).to_string(),
             Slot::OptionalAddress { default, place } => place(&mut copy).unwrap_or(*default).to_string(),
             Slot::Path(place) => place(&mut copy).display().to_string(),
-            Slot::Paths(place) => format!("{:?}", place(&mut copy)),
             Slot::OptionalPath(place) => {
                 place(&mut copy).as_ref().map_or_else(|| "not set".into(), |path| path.display().to_string())
             }
+            Slot::Paths(place) => format!("{:?}", place(&mut copy)),
             Slot::Text(place) => place(&mut copy).clone(),
             Slot::OptionalText(place) => place(&mut copy).clone().unwrap_or_else(|| "not set".into()),
             Slot::Secret(place) | Slot::SecretFile(place) => {

@@ -59,6 +59,7 @@ pub fn load(overrides: &Overrides, vars: impl Iterator<Item = (String, String)>)
     }
     together(&settings, &mut faults);
     listener::check(&settings, &mut faults);
+    suspect(&settings, &mut warnings);
     if faults.is_empty() { Ok(Loaded { settings, file, warnings }) } else { Err(faults) }
 }
 
@@ -131,6 +132,26 @@ fn together(settings: &Settings, faults: &mut Vec<Fault>) {
     }
 }
 
+/// What is legal but leaves a door open, or none.
+fn suspect(settings: &Settings, warnings: &mut Vec<String>) {
+    for listener in settings.ways_in() {
+        let listen = listener.listen;
+        let open = listener.anonymous.unwrap_or(settings.access.lets_anonymous_in());
+        if open && !listen.ip().is_loopback() {
+            warnings.push(format!(
+                "the listener {listen} may be reached by other machines, and anybody who reaches it may connect: set \
+                 `access.users`, or `anonymous = false` where certificates say who comes; `access.acl` bounds what he may do"
+            ));
+        }
+        if !open && settings.access.users.is_none() {
+            warnings.push(format!(
+                "the listener {listen} lets no anonymous clients in, and there is no `access.users`: only clients with a \
+                 certificate get in"
+            ));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,6 +186,21 @@ mod tests {
         assert!(faults[0].to_string().starts_with("environment variable FOREBAY_ADMIN: `admin.listen` takes"));
         let loaded = load(&Overrides::default(), [var("FOREBAY_MQT", "x")].into_iter()).unwrap();
         assert!(loaded.warnings[0].ends_with("did you mean FOREBAY_MQTT?"), "{:?}", loaded.warnings);
+    }
+
+    #[test]
+    fn an_open_listener_that_others_reach_is_warned_of_until_somebody_asks_who_comes() {
+        let warnings = |vars: &[(&str, &str)]| {
+            let vars = vars.iter().map(|(name, value)| var(name, value));
+            load(&Overrides::default(), vars).unwrap().warnings
+        };
+        let open = ("FOREBAY_MQTT", "0.0.0.0:1883");
+        assert!(warnings(&[open])[0].contains("anybody who reaches it may connect"));
+        assert_eq!(warnings(&[]), [""; 0]);
+        assert_eq!(warnings(&[open, ("FOREBAY_ACCESS_USERS", "users")]), [""; 0]);
+        let both = [open, ("FOREBAY_ACCESS_USERS", "users"), ("FOREBAY_ACCESS_ANONYMOUS", "true")];
+        assert!(warnings(&both)[0].contains("anybody who reaches it may connect"));
+        assert!(warnings(&[("FOREBAY_ACCESS_ANONYMOUS", "false")])[0].contains("only clients with a certificate"));
     }
 
     #[test]

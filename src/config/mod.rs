@@ -30,6 +30,8 @@ pub struct Settings {
     pub mqtt: MqttSettings,
     /// The listeners that have a table of their own.
     pub listeners: Vec<ListenerSettings>,
+    /// Who may connect, and what he may do.
+    pub access: AccessSettings,
     /// The admin HTTP listener.
     pub admin: AdminSettings,
     /// The log.
@@ -128,6 +130,47 @@ pub struct SessionSettings {
     pub idle_cursors_max: u64,
 }
 
+/// Who may connect, and what he may do.
+#[derive(Clone, Debug)]
+pub struct AccessSettings {
+    /// The users file.
+    pub users: Option<PathBuf>,
+    /// The file of rules.
+    pub acl: Option<PathBuf>,
+    /// Whether what no rule decides is allowed.
+    pub acl_default_allow: bool,
+    /// Whether clients that show no credentials are let in.
+    pub anonymous: Anonymous,
+    /// Users whose verified password is remembered; 0 = none.
+    pub remembered_max: u64,
+    /// Passwords hashed at a time; 0 = half of the processors.
+    pub hashes_at_once: u64,
+    /// Longest wait of an attempt after failed ones, milliseconds; 0 = none waits.
+    pub failure_delay_ms_max: u64,
+}
+
+/// Whether clients that show no credentials are let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Anonymous {
+    /// Where there is no users file.
+    Auto,
+    /// Yes.
+    Yes,
+    /// No.
+    No,
+}
+
+impl AccessSettings {
+    /// Whether a listener that does not say otherwise lets in clients that show no credentials.
+    pub fn lets_anonymous_in(&self) -> bool {
+        match self.anonymous {
+            Anonymous::Auto => self.users.is_none(),
+            Anonymous::Yes => true,
+            Anonymous::No => false,
+        }
+    }
+}
+
 /// What an acknowledgement means for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
@@ -221,6 +264,15 @@ impl Default for Settings {
                 rumqttd_bus: false,
             },
             listeners: Vec::new(),
+            access: AccessSettings {
+                users: None,
+                acl: None,
+                acl_default_allow: false,
+                anonymous: Anonymous::Auto,
+                remembered_max: 10_000,
+                hashes_at_once: 0,
+                failure_delay_ms_max: 5000,
+            },
             admin: AdminSettings { listen: loopback(18830), token: None },
             log: LogSettings {
                 segment_bytes: 64 * MIB,

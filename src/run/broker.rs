@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use forebay_broker_adapter::access::FileAccess;
 use forebay_broker_adapter::{Broker, BrokerOptions, ListenerView, LiveBusKind, StartError, Store};
 use forebay_engine::Engine;
 use forebay_sinks::Clients;
 
+use super::access;
 use super::orders::Online;
 use super::sinks::Waiting;
 use crate::admin::status::ListenerStatus;
@@ -21,12 +23,23 @@ pub trait BrokerSide: Send + Sync {
     fn connections(&self) -> u64;
     /// Its clients, for orders from the databases' channels.
     fn clients(&self) -> Arc<dyn Clients>;
+    /// Reads the files again that say who may do what. Waits for the disk.
+    fn reload(&self);
     /// Closes the listener, tells clients that the server shuts down, and waits for them within the deadline.
     fn shutdown(&self, deadline: Duration) -> Waiting<'_>;
 }
 
 struct Running {
     broker: Broker,
+    access: Arc<FileAccess>,
+    /// Looks whether those files change.
+    watch: tokio::task::AbortHandle,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.watch.abort();
+    }
 }
 
 impl BrokerSide for Running {
@@ -47,6 +60,10 @@ impl BrokerSide for Running {
         Arc::new(Online(self.broker.proxy()))
     }
 
+    fn reload(&self) {
+        self.access.reload(true);
+    }
+
     fn shutdown(&self, deadline: Duration) -> Waiting<'_> {
         Box::pin(async move {
             if !self.broker.shutdown(deadline).await {
@@ -59,13 +76,14 @@ impl BrokerSide for Running {
 /// Starts the listeners.
 ///
 /// # Errors
-/// Where an address can't be listened on.
+/// Where an address can't be listened on, or the users or rules file can't be read.
 pub async fn start(
     engine: &Engine,
     settings: &Settings,
     store: Arc<dyn Store>,
 ) -> Result<Box<dyn BrokerSide>, Failure> {
     let mqtt = &settings.mqtt;
+    let access = Arc::new(access::open(settings)?);
     let options = BrokerOptions {
         listeners: settings.ways_in().iter().map(ListenerSettings::options).collect(),
         max_packet_bytes: size(mqtt.packet_bytes_max),
@@ -73,10 +91,14 @@ pub async fn start(
         receive_maximum: u16::try_from(mqtt.receive_maximum).unwrap_or(u16::MAX),
         session_expiry_max: u32::try_from(mqtt.session_expiry_s_max).unwrap_or(u32::MAX),
         live_bus: if mqtt.rumqttd_bus { LiveBusKind::Rumqttd } else { LiveBusKind::Trie },
+        access: access.clone(),
         ..BrokerOptions::default()
     };
     match Broker::start(engine.clone(), options, store).await {
-        Ok(broker) => Ok(Box::new(Running { broker })),
+        Ok(broker) => {
+            let watch = tokio::spawn(access.clone().watch()).abort_handle();
+            Ok(Box::new(Running { broker, access, watch }))
+        }
         Err(StartError::Bind { source, address, remedy }) if source.kind() == std::io::ErrorKind::AddrInUse => {
             Err(Failure::new(Exit::AddressInUse, format!("the MQTT address {address} is in use: {remedy}")))
         }

@@ -16,6 +16,7 @@ use crate::config::Settings;
 use crate::exit::Failure;
 use crate::offline;
 
+pub mod access;
 mod broker;
 pub mod engine;
 mod orders;
@@ -94,6 +95,11 @@ impl Stack {
     /// Databases that are written to, in words.
     pub fn replicated(&self) -> &[String] {
         &self.facts.replicated
+    }
+
+    /// Reads the files again that may change while it runs: users and rules. Waits for the disk.
+    pub fn reload(&self) {
+        self.broker.reload();
     }
 
     /// Stops taking clients, lets the sinks write what is in the log within `deadline`, syncs and closes the log. What a

@@ -102,7 +102,7 @@ impl Server {
         self.adopt(self.command().stdin(Stdio::null()).stderr(log).spawn().unwrap());
     }
 
-    /// Starts it again where it may have no room for new sessions: waits until it listens.
+    /// Starts it again where it may take no new session of ours: waits until it listens.
     pub fn restart_full(&mut self) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("stderr")).unwrap();
         self.child = Some(self.command().stdin(Stdio::null()).stderr(log).spawn().unwrap());
@@ -140,6 +140,12 @@ impl Server {
         let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
         assert!(sent.success());
         wait_for("the server to end", || child.try_wait().unwrap())
+    }
+
+    /// SIGHUP.
+    pub fn hang_up(&self) {
+        let pid = self.child.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
     }
 
     /// What it wrote to stderr.

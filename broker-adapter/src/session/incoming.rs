@@ -56,13 +56,17 @@ impl Session {
         self.shared.counters.publish_received(publish.qos);
         let (qos, id) = (publish.qos, publish.packet_id);
         let message = self.message(publish)?;
+        let again = qos == QoS::ExactlyOnce && self.inbound.is_received(id);
+        if !again && !self.gate.may_publish(&message.topic) {
+            return self.deny_publish(qos, id, &message.topic);
+        }
         match qos {
             QoS::AtMostOnce => {
                 self.publish_qos0(message);
                 return Ok(());
             }
             // The first one counted; this is the same message.
-            QoS::ExactlyOnce if self.inbound.is_received(id) => {
+            QoS::ExactlyOnce if again => {
                 self.batch.reply(Reply::PubRec { id });
                 return Ok(());
             }
@@ -87,6 +91,40 @@ impl Session {
         } else {
             self.shared.fan_out(message);
             self.batch.reply(reply);
+        }
+        Ok(())
+    }
+
+    /// What is not allowed is never acknowledged as if it were: MQTT 5 has a code for it, before that only the connection's end tells.
+    fn deny_publish(&mut self, qos: QoS, id: u16, topic: &str) -> Result<(), Close> {
+        let client = &self.info.client;
+        let ends = qos != QoS::AtMostOnce && !self.info.version.is_v5();
+        if !ends && self.gate.is_first_denial() {
+            tracing::info!(%client, ?topic, "a publish is not allowed; what else is not, is only counted");
+        }
+        if qos == QoS::AtMostOnce {
+            return Ok(());
+        }
+        if ends {
+            tracing::warn!(%client, ?topic, "a publish is not allowed: the connection ends");
+            return Err(Close {
+                reason: DisconnectReason::Kicked,
+                code: Some(reason::NOT_AUTHORIZED),
+                text: "a publish that is not allowed",
+            });
+        }
+        if !self.inbound.begin() {
+            return Err(Close::protocol(
+                reason::RECEIVE_MAXIMUM_EXCEEDED,
+                "more publishes than Receive Maximum allows",
+            ));
+        }
+        if qos == QoS::ExactlyOnce {
+            // A refused PUBREC ends it: nothing is kept of the id.
+            self.inbound.answered();
+            self.batch.reply(Reply::PubRecRefused { id, reason: reason::NOT_AUTHORIZED });
+        } else {
+            self.batch.reply(Reply::PubAckRefused { id, reason: reason::NOT_AUTHORIZED });
         }
         Ok(())
     }
@@ -189,12 +227,12 @@ impl Session {
             Reply::PubRec { id } => {
                 self.write(&Packet::PubRec(Ack::new(id, 0)));
             }
-            Reply::PubAckFull { id } => {
+            Reply::PubAckRefused { id, reason } => {
                 self.inbound.answered();
-                self.write(&Packet::PubAck(Ack::new(id, reason::QUOTA_EXCEEDED)));
+                self.write(&Packet::PubAck(Ack::new(id, reason)));
             }
-            Reply::PubRecFull { id } => {
-                self.write(&Packet::PubRec(Ack::new(id, reason::QUOTA_EXCEEDED)));
+            Reply::PubRecRefused { id, reason } => {
+                self.write(&Packet::PubRec(Ack::new(id, reason)));
             }
             Reply::PubComp { id, reason } => {
                 self.write(&Packet::PubComp(Ack::new(id, reason)));

@@ -21,6 +21,7 @@ use forebay_engine::delivery::{Delivery, Mailbox};
 use forebay_engine::event::{AckOutcome, DisconnectReason, Epoch, Event, SubscriptionOptions, Will};
 use forebay_engine::log::Appended;
 
+use crate::access::Gate;
 use crate::broker::Shared;
 use crate::codec::{Packet, Version, encode, reason};
 use crate::live_bus::LiveInbox;
@@ -102,6 +103,8 @@ pub(crate) struct Session {
     pub(crate) out: BytesMut,
     pub(crate) mailbox: Mailbox,
     pub(crate) inbox: Arc<LiveInbox>,
+    /// What the client may do.
+    gate: Gate,
     inbound: Inbound,
     outbound: Outbound,
     subscriptions: HashMap<ByteString, SubscriptionOptions>,
@@ -125,6 +128,7 @@ pub(crate) struct Session {
 
 /// What a session starts from.
 pub(crate) struct Start {
+    pub(crate) gate: Gate,
     pub(crate) mailbox: Mailbox,
     pub(crate) inbox: Arc<LiveInbox>,
     pub(crate) outbound: Outbound,
@@ -147,6 +151,7 @@ impl Session {
             out: BytesMut::with_capacity(4096),
             mailbox: start.mailbox,
             inbox: start.inbox,
+            gate: start.gate,
             subscriptions: start.subscriptions,
             batch: Batch::default(),
             pending: Pending::default(),

@@ -6,6 +6,8 @@ use forebay_engine::Lsn;
 use forebay_engine::event::Event;
 use forebay_engine::log::Appended;
 
+use crate::codec::reason::QUOTA_EXCEEDED;
+
 /// A packet that is sent once a record is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reply {
@@ -13,10 +15,10 @@ pub(crate) enum Reply {
     PubAck { id: u16 },
     /// PUBREC.
     PubRec { id: u16 },
-    /// PUBACK 0x97: the message is not in the log, there is no room.
-    PubAckFull { id: u16 },
-    /// PUBREC 0x97.
-    PubRecFull { id: u16 },
+    /// PUBACK with a code above 0x80: the message is not in the log.
+    PubAckRefused { id: u16, reason: u8 },
+    /// PUBREC with such a code.
+    PubRecRefused { id: u16, reason: u8 },
     /// PUBCOMP, with its reason code.
     PubComp { id: u16, reason: u8 },
     /// PUBREL.
@@ -103,10 +105,12 @@ impl Batch {
                 (true, Some(reply)) => parted.essential.reply_after(event, reply),
                 (true, None) => parted.essential.event(event),
                 (false, None) => parted.shed += 1,
-                (false, Some(Reply::PubAck { id })) if refuse => parted.essential.reply(Reply::PubAckFull { id }),
+                (false, Some(Reply::PubAck { id })) if refuse => {
+                    parted.essential.reply(Reply::PubAckRefused { id, reason: QUOTA_EXCEEDED });
+                }
                 (false, Some(Reply::PubRec { id })) if refuse => {
                     parted.forgotten.push(id);
-                    parted.essential.reply(Reply::PubRecFull { id });
+                    parted.essential.reply(Reply::PubRecRefused { id, reason: QUOTA_EXCEEDED });
                 }
                 (false, Some(reply)) => parted.waiting.reply_after(event, reply),
             }
@@ -208,9 +212,9 @@ mod tests {
         assert!(refused.waiting.is_empty());
         assert_eq!((refused.essential.events.len(), refused.forgotten, refused.shed), (2, vec![3], 1));
         let expected = [
-            (Reply::PubAckFull { id: 1 }, None),
+            (Reply::PubAckRefused { id: 1, reason: QUOTA_EXCEEDED }, None),
             (Reply::PubComp { id: 2, reason: 0 }, Some(0)),
-            (Reply::PubRecFull { id: 3 }, None),
+            (Reply::PubRecRefused { id: 3, reason: QUOTA_EXCEEDED }, None),
             (Reply::PubRec { id: 9 }, None),
         ];
         assert_eq!(refused.essential.replies, expected);

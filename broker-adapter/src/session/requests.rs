@@ -68,8 +68,16 @@ impl Session {
         for requested in subscribe.filters {
             let refused = if requested.filter.starts_with("$share/") {
                 Some(reason::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED)
+            } else if check_filter(&requested.filter).is_err() {
+                Some(reason::TOPIC_FILTER_INVALID)
+            } else if !self.gate.may_subscribe(&requested.filter) {
+                if self.gate.is_first_denial() {
+                    let (client, filter) = (&self.info.client, &requested.filter);
+                    tracing::info!(%client, ?filter, "a subscription is not allowed; what else is not, is only counted");
+                }
+                Some(reason::NOT_AUTHORIZED)
             } else {
-                check_filter(&requested.filter).is_err().then_some(reason::TOPIC_FILTER_INVALID)
+                None
             };
             codes.push(match refused {
                 Some(code) if v5 => code,
@@ -95,7 +103,7 @@ impl Session {
         self.jobs.push_back(Job { add: Vec::new(), remove, asked_by });
     }
 
-    /// Queues a change on the client's behalf. A filter that can't be subscribed to is logged and dropped.
+    /// Queues a change on the client's behalf. It is not the client who asks, so his rights do not matter. A filter that can't be subscribed to is logged and dropped.
     pub(crate) fn request(&mut self, job: Job) {
         match job.add.iter().find(|(filter, _)| filter.starts_with("$share/") || check_filter(filter).is_err()) {
             Some((filter, _)) => {

@@ -15,6 +15,7 @@
     reason = "a target says by a panic that a promise is broken"
 )]
 
+mod access;
 mod checkpoint;
 mod codec;
 mod derived;
@@ -57,6 +58,16 @@ pub const TARGETS: &[Target] = &[
     target("mqtt_packet", codec::mqtt_packet, "bytes of a client whole and one at a time: the same packets"),
     target("proxy_header", proxy_header::check, "a proxy's header gives the address in it, or is refused"),
     target("topic_filter", text::topic_filter, "the tree of filters finds what matching one by one finds"),
+    target(
+        "users_file",
+        access::users_file,
+        "a users file: parsed or refused, each fault inside the text; a user who is added is in it",
+    ),
+    target(
+        "acl_file",
+        access::acl_file,
+        "rules: parsed or refused, each fault inside the text; a granted filter holds no denied topic",
+    ),
     target("conf_file", text::conf_file, "an EMQ X .conf file: parsed or refused, each fault inside the text"),
     target("toml_rules", text::toml_rules, "rules in forebay.toml: parsed or refused, each fault inside the text"),
     target(

@@ -7,7 +7,7 @@ use forebay_engine::topic;
 use forebay_sinks::fuzzing::parse_statement;
 use forebay_sinks::rule::{Database, Fault, Hook, Part, RuleSet, WarningCode, check, parse_conf, parse_toml};
 
-fn text(data: &[u8]) -> &str {
+pub(crate) fn text(data: &[u8]) -> &str {
     match std::str::from_utf8(data) {
         Ok(text) => text,
         Err(e) => std::str::from_utf8(&data[..e.valid_up_to()]).unwrap_or_default(),
