@@ -426,7 +426,7 @@ impl<S: Stream> Connection<S> {
             }
         }
         // An orderly end answers what is under way; a broken one has nobody to answer.
-        if close.code.is_some()
+        while close.code.is_some()
             && let Some(lsn) = self.session.waits_for()
             && self.session.shared.engine.durable(lsn).await.is_ok()
         {
