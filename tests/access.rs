@@ -59,7 +59,8 @@ fn a_user_publishes_where_he_may_until_his_password_changes() {
         }
     }
     // What the client makes of a refusal is its own affair.
-    for (version, told) in [("mqttv5", "a publish is not allowed; "), ("mqttv311", "not allowed: the connection ends")] {
+    for (version, told) in [("mqttv5", "a publish is not allowed; "), ("mqttv311", "not allowed: the connection ends")]
+    {
         publish(&server, Some(("anna", "first")), "sensors/bob/t", version);
         wait_for("the refusal to be told of", || server.messages().contains(told).then_some(()));
     }
