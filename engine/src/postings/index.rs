@@ -242,9 +242,7 @@ impl SegmentIndex {
         let Some(first) = blocks.first() else { return Ok(false) };
         if !topic::has_wildcard(filter) {
             // An exact topic is in one block, and others that stand there are likely to be looked for too.
-            look_for(&self.block(first)?, filter.as_bytes(), |count, list| {
-                visit(&self.entry(first, count, list)?)
-            })?;
+            look_for(&self.block(first)?, filter.as_bytes(), |count, list| visit(&self.entry(first, count, list)?))?;
             search.next += 1;
             return Ok(search.next < search.end);
         }
