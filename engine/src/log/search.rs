@@ -10,7 +10,7 @@ use std::io;
 
 use crc32fast::Hasher;
 
-use super::frame::{self, Frame, HEADER, KIND_SEAL, u32_at};
+use super::frame::{self, Frame, HEADER, KIND_SEAL, NUMBER_MAX, u32_at};
 use super::window::Window;
 use crate::ids::Lsn;
 
@@ -138,7 +138,8 @@ fn look_alike(header: &[u8], floor: Lsn, left: u64) -> Option<(Frame, u32)> {
     if *kind == 0 || *kind > KIND_SEAL || *flags > frame::FLAG_WEAK {
         return None;
     }
-    let frame = frame::peek(header).filter(|frame| frame.lsn >= floor && frame.size() as u64 <= left)?;
+    let in_range = |frame: &Frame| (floor.0..=NUMBER_MAX).contains(&frame.lsn.0) && frame.time_us <= NUMBER_MAX;
+    let frame = frame::peek(header).filter(|frame| in_range(frame) && frame.size() as u64 <= left)?;
     (u64::from(u32_at(header, 24)?) <= frame.lsn.0).then_some((frame, u32_at(header, 0)?))
 }
 
@@ -189,6 +190,15 @@ mod tests {
             all.resize(all.len() + zeros, 0);
             let expected = bytes.iter().rposition(|b| *b != 0).map_or(0, |at| at as u64 + 1);
             prop_assert_eq!(found(&all, 0, 1), Found { frame: None, written: expected });
+        }
+    }
+
+    #[test]
+    fn a_number_that_no_log_reaches_hides_nothing_behind_it() {
+        let good = frame(9, b"behind");
+        for bad in [frame(NUMBER_MAX + 1, b"number"), frame(u64::MAX, b"number")] {
+            let at = bad.len() as u64;
+            assert_eq!(found(&[&bad[..], &good].concat(), 0, 1).frame, Some(at));
         }
     }
 
