@@ -54,10 +54,13 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+/// One figure of a report.
+type Figure = fn(&Report) -> u32;
+
 fn measure(kind: Kind, options: &Options) -> Result<String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut database = runtime.block_on(Database::start(kind))?;
-    let server = Server::forebay_replicating(&options.forebay, tempfile::tempdir()?, &database.conf(None, 8)?)?;
+    let server = Server::forebay_replicating(&options.forebay, tempfile::tempdir()?, &database.conf(None, 8))?;
     let cell = |seconds: f64| {
         load::run(&Load {
             server: server.mqtt,
@@ -96,7 +99,7 @@ fn measure(kind: Kind, options: &Options) -> Result<String> {
         if let (Some(up), Some(down)) = (up.last(), down.last()) {
             eprintln!(
                 "{}, round {round}: p50 {} up, {} down; p99 {} up, {} down us",
-                kind.names().0,
+                database.names().0,
                 up.ack_p50,
                 down.ack_p50,
                 up.ack_p99,
@@ -109,10 +112,10 @@ fn measure(kind: Kind, options: &Options) -> Result<String> {
         let ratios = down.iter().zip(&up).map(|(down, up)| f64::from(value(down)) / f64::from(value(up).max(1)));
         Spread::of(ratios.collect())
     };
-    let (p50, p99): (fn(&Report) -> u32, fn(&Report) -> u32) = (|r| r.ack_p50, |r| r.ack_p99);
+    let (p50, p99): (Figure, Figure) = (|r| r.ack_p50, |r| r.ack_p99);
     Ok(format!(
         "| {} | {} | {} | {:.2} | {} | {} | {:.2} |",
-        kind.names().0,
+        database.names().0,
         of(&up, p50),
         of(&down, p50),
         ratio(p50),

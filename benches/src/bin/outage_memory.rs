@@ -48,7 +48,7 @@ fn main() -> Result<()> {
     let (mut databases, mut conf) = (Vec::new(), String::new());
     for kind in &options.databases {
         let database = runtime.block_on(Database::start(*kind))?;
-        conf.push_str(&database.conf(None, 8)?);
+        conf.push_str(&database.conf(None, 8));
         databases.push(database);
     }
     let folder = match &options.folder {

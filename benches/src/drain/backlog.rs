@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -25,6 +26,8 @@ pub struct Backlog {
     engine: Engine,
     log_id: u64,
     rows: Rows,
+    /// Each turn's sink has a name of its own: the log knows how far the others came.
+    turns: AtomicU64,
 }
 
 /// What a drain took.
@@ -52,9 +55,8 @@ impl Backlog {
     /// # Errors
     /// Where the log takes no records.
     pub async fn fill(dir: &Path, rows: Rows) -> Result<Backlog> {
-        let engine = Engine::open(EngineOptions::new(dir))?.0;
-        // Held for a sink that never comes, so that nothing is trimmed between the rounds.
-        engine.hold_for_sinks(&["bench/nobody".to_owned()]);
+        let backlog = Backlog::empty(dir, rows)?;
+        let engine = &backlog.engine;
         let mut last = None;
         let mut events = Vec::with_capacity(1_000);
         for n in 0..rows.messages {
@@ -72,8 +74,25 @@ impl Backlog {
             }
         }
         engine.applied(last.context("a log without messages")?).await?;
+        Ok(backlog)
+    }
+
+    /// A log without messages, for such rows.
+    ///
+    /// # Errors
+    /// Where it can't be made.
+    pub fn empty(dir: &Path, rows: Rows) -> Result<Backlog> {
+        let engine = Engine::open(EngineOptions::new(dir))?.0;
+        // Held for a sink that never comes, so that nothing is trimmed between the rounds.
+        engine.hold_for_sinks(&["bench/nobody".to_owned()]);
         let log_id = engine.log().id().iter().take(8).fold(0u64, |id, byte| (id << 8) | u64::from(*byte));
-        Ok(Backlog { engine, log_id, rows })
+        Ok(Backlog { engine, log_id, rows, turns: AtomicU64::new(0) })
+    }
+
+    /// The engine whose log it is.
+    #[must_use]
+    pub fn engine(&self) -> &Engine {
+        &self.engine
     }
 
     /// The rows it holds.
@@ -83,7 +102,10 @@ impl Backlog {
     }
 
     /// Starts the sinks of a configuration, with the settings that a user has without any.
-    fn start(&self, conf: &str) -> Result<Sinks> {
+    ///
+    /// # Errors
+    /// Where the configuration has faults.
+    pub fn start(&self, conf: &str) -> Result<Sinks> {
         let parsed = parse_conf(Path::new("bench.conf"), conf);
         ensure!(parsed.faults.is_empty(), "{:?}", parsed.faults);
         let set: RuleSet = parsed.rules;
@@ -110,8 +132,10 @@ impl Backlog {
     /// # Errors
     /// Where they are not stored within ten minutes.
     pub async fn drain_watched(&self, conf: &str, messages: u64, mut progress: impl FnMut(u64)) -> Result<Draining> {
+        let name = format!("turn{}", self.turns.fetch_add(1, Ordering::Relaxed));
+        let conf = conf.replace("pool1", &name);
         let (begun, cpu) = (Instant::now(), process_ms()?);
-        let sinks = self.start(conf)?;
+        let sinks = self.start(&conf)?;
         let messages = messages.min(self.rows.messages);
         let stored = loop {
             let stored: u64 = sinks.status().iter().map(|sink| sink.stored).sum();
@@ -129,5 +153,40 @@ impl Backlog {
         ensure!(letters == 0, "{letters} dead letters");
         sinks.shutdown(Duration::from_secs(20)).await;
         Ok(Draining { messages: stored, seconds: took.as_secs_f64(), cpu_ms })
+    }
+
+    /// Drains it for a while into all databases of a configuration at once; for each of these sinks messages a second, from its first that
+    /// is stored.
+    ///
+    /// # Errors
+    /// Where one of them stores nothing within ten minutes.
+    pub async fn drain_for(&self, conf: &str, names: &[String], time: Duration) -> Result<Vec<f64>> {
+        let turn = format!("turn{}", self.turns.fetch_add(1, Ordering::Relaxed));
+        let names: Vec<String> = names.iter().map(|name| name.replace("pool1", &turn)).collect();
+        let begun = Instant::now();
+        let sinks = self.start(&conf.replace("pool1", &turn))?;
+        let mut seen: Vec<Option<[(Instant, u64); 2]>> = vec![None; names.len()];
+        let mut all_since: Option<Instant> = None;
+        while all_since.is_none_or(|at| at.elapsed() < time) {
+            let status = sinks.status();
+            for (name, seen) in names.iter().zip(&mut seen) {
+                let stored = status.iter().find(|sink| sink.name == *name).map_or(0, |sink| sink.stored);
+                let now = (Instant::now(), stored);
+                // One that has stored everything is not measured further.
+                if stored > 0 && seen.is_none_or(|[_, (_, last)]| last < self.rows.messages) {
+                    seen.get_or_insert([now, now])[1] = now;
+                }
+            }
+            if all_since.is_none() && seen.iter().all(Option::is_some) {
+                all_since = Some(Instant::now());
+            }
+            ensure!(begun.elapsed() < PATIENCE, "not all of them store: {status:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        sinks.shutdown(Duration::from_secs(20)).await;
+        let rate = |[(from, before), (to, after)]: [(Instant, u64); 2]| {
+            (after - before) as f64 / (to - from).as_secs_f64().max(0.001)
+        };
+        Ok(seen.into_iter().flatten().map(rate).collect())
     }
 }

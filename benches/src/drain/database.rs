@@ -1,19 +1,22 @@
 //! The servers: how they are started, emptied and asked, and what their own bulk way is.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
-use forebay_services::mariadb::MariaDb;
-use forebay_services::mysql::MySql;
-use forebay_services::postgres::Postgres;
-use forebay_services::redis::{PASSWORD, Redis};
-use forebay_services::{Private, Process, private};
+use forebay_services::{Private, Process};
 
-use super::redis::{self, Resp};
+use super::cassandra::Cassandra;
+use super::dynamo::Dynamo;
+use super::influxdb::InfluxDb;
+use super::mongo::Mongo;
+use super::opentsdb::OpenTsdb;
+use super::redis::Redis;
 use super::rows::Rows;
-use super::sql::{self, Sql};
+use super::side::Side;
+use super::sql::Sql;
+use super::sqlite::Sqlite;
 
 /// Which server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -28,42 +31,51 @@ pub enum Kind {
     Redis,
     /// Redis with every write in its append-only file, synced, before it is answered.
     RedisAof,
+    /// The stand-in for MongoDB, in memory.
+    Mongo,
+    /// The same with every write on the disk before it is answered.
+    MongoDurable,
+    /// Cassandra, with every write on the disk before it is answered.
+    Cassandra,
+    /// DynamoDB Local in memory.
+    Dynamodb,
+    /// The same with its tables on the disk.
+    DynamodbDurable,
+    /// InfluxDB 1.6.
+    Influxdb,
+    /// OpenTSDB on HBase.
+    Opentsdb,
+    /// SQLite, which has no server.
+    Sqlite,
 }
 
 impl Kind {
-    /// Its name, and what its own bulk way is.
-    #[must_use]
-    pub fn names(self) -> (&'static str, &'static str) {
-        match self {
-            Kind::Postgres => ("PostgreSQL", "COPY mqtt_msg FROM STDIN"),
-            Kind::Mysql => ("MySQL", "INSERT of many rows"),
-            Kind::Mariadb => ("MariaDB", "INSERT of many rows"),
-            Kind::Redis => ("Redis", "redis-cli --pipe"),
-            Kind::RedisAof => ("Redis, appendfsync always", "redis-cli --pipe"),
-        }
-    }
-
-    /// The least that the sink's rate may be of the bulk way's.
-    #[must_use]
-    pub fn bar(self) -> f64 {
-        if self == Kind::Postgres { 0.6 } else { 0.8 }
+    /// The one table of databases.
+    fn side(self) -> Result<Box<dyn Side>> {
+        let side: Box<dyn Side> = match self {
+            Kind::Postgres => Box::new(Sql::postgres()),
+            Kind::Mysql => Box::new(Sql::mysql()),
+            Kind::Mariadb => Box::new(Sql::mariadb()),
+            Kind::Redis => Box::new(Redis::new(false)),
+            Kind::RedisAof => Box::new(Redis::new(true)),
+            Kind::Mongo => Box::new(Mongo::new(false)),
+            Kind::MongoDurable => Box::new(Mongo::new(true)),
+            Kind::Cassandra => Box::new(Cassandra::default()),
+            Kind::Dynamodb => Box::new(Dynamo::new(false)),
+            Kind::DynamodbDurable => Box::new(Dynamo::new(true)),
+            Kind::Influxdb => Box::new(InfluxDb::new()?),
+            Kind::Opentsdb => Box::new(OpenTsdb::new()?),
+            Kind::Sqlite => Box::new(Sqlite::new()?),
+        };
+        Ok(side)
     }
 }
 
 /// A server of this program's own, with an empty database `mqtt`.
 #[derive(Debug)]
 pub struct Database {
-    kind: Kind,
+    side: Box<dyn Side>,
     server: Option<Private>,
-    bulk: Bulk,
-}
-
-/// What the bulk way sends, made before it is measured.
-#[derive(Debug)]
-enum Bulk {
-    None,
-    Sql(Vec<sql::Piece>),
-    Redis(tempfile::NamedTempFile),
 }
 
 impl Database {
@@ -72,37 +84,59 @@ impl Database {
     /// # Errors
     /// Where it can't be had.
     pub async fn start(kind: Kind) -> Result<Database> {
-        let server = match kind {
-            Kind::Postgres => private(&Postgres),
-            Kind::Mysql => private(&MySql),
-            Kind::Mariadb => private(&MariaDb),
-            Kind::Redis => private(&Redis { tls: false, durable: false }),
-            Kind::RedisAof => private(&Redis { tls: false, durable: true }),
-        }?;
-        let database = Database { kind, server: Some(server), bulk: Bulk::None };
-        if let Some(sql) = Sql::of(kind) {
-            sql.create(database.port()?).await?;
-        }
+        let side = kind.side()?;
+        let server = side.start()?;
+        let database = Database { side, server };
+        database.side.create(database.port()).await?;
         Ok(database)
     }
 
-    /// Which it is.
+    /// Its name, and what its own bulk way is.
     #[must_use]
-    pub fn kind(&self) -> Kind {
-        self.kind
+    pub fn names(&self) -> (&'static str, &'static str) {
+        self.side.names()
     }
 
-    /// SIGKILL, or its start with the data it had.
+    /// The name of its sink.
+    #[must_use]
+    pub fn sink(&self) -> String {
+        format!("{}/pool1", self.side.words().1)
+    }
+
+    /// The least that the sink's rate may be of the bulk way's.
+    #[must_use]
+    pub fn bar(&self) -> f64 {
+        self.side.bar()
+    }
+
+    /// How many messages are enough to be measured.
+    #[must_use]
+    pub fn most(&self) -> u64 {
+        self.side.most()
+    }
+
+    /// False where it is a file of this process.
+    #[must_use]
+    pub fn has_server(&self) -> bool {
+        self.server.is_some()
+    }
+
+    fn members(&mut self) -> Result<&mut Vec<Process>> {
+        Ok(&mut self.server.as_mut().context("there is no server, or it was ended")?.members)
+    }
+
+    /// SIGKILL to all its processes, or their start with the data they had.
     ///
     /// # Errors
-    /// Where it does not start again.
+    /// Where they do not start again.
     pub fn set_killed(&mut self, killed: bool) -> Result<()> {
-        let process = self.process_mut()?;
+        let members = self.members()?;
         if killed {
-            process.kill();
+            members.iter_mut().for_each(Process::kill);
             return Ok(());
         }
-        process.restart()
+        // One that others need comes after them.
+        members.iter_mut().rev().try_for_each(Process::restart)
     }
 
     /// It accepts connections and answers nothing, or goes on.
@@ -110,38 +144,24 @@ impl Database {
     /// # Errors
     /// Where it was ended.
     pub fn set_suspended(&mut self, suspended: bool) -> Result<()> {
-        let process = self.process()?;
-        if suspended {
-            process.suspend()
-        } else {
-            process.resume()
-        }
+        self.members()?.iter().for_each(|member| if suspended { member.suspend() } else { member.resume() });
         Ok(())
     }
 
-    fn process_mut(&mut self) -> Result<&mut Process> {
-        self.server.as_mut().and_then(|server| server.members.first_mut()).context("the server was ended")
-    }
-
-    /// Ends it; all that is left is its kind.
+    /// Ends it.
     pub fn stop(&mut self) {
-        (self.server, self.bulk) = (None, Bulk::None);
+        self.server = None;
     }
 
-    fn process(&self) -> Result<&Process> {
-        self.server.as_ref().and_then(|server| server.members.first()).context("the server was ended")
-    }
-
-    fn port(&self) -> Result<u16> {
-        Ok(self.process()?.port())
+    /// 0 where it has none.
+    fn port(&self) -> u16 {
+        self.server.as_ref().and_then(|server| server.members.first()).map_or(0, Process::port)
     }
 
     /// Where it listens.
-    ///
-    /// # Errors
-    /// Where it was ended.
-    pub fn address(&self) -> Result<SocketAddr> {
-        Ok(SocketAddr::from(([127, 0, 0, 1], self.port()?)))
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port()))
     }
 
     /// Processor time of its processes, ms.
@@ -149,37 +169,41 @@ impl Database {
     /// # Errors
     /// Where the kernel does not tell.
     pub fn cpu_ms(&self) -> Result<f64> {
-        crate::cpu::family_ms(self.process()?.pid())
+        let members = self.server.iter().flat_map(|server| &server.members);
+        members.map(|member| crate::cpu::family_ms(member.pid())).sum()
     }
 
-    /// A configuration with one rule that stores all messages here, reached at this port (the server's own unless given); all else is left at its default.
-    ///
-    /// # Errors
-    /// Where it was ended.
-    pub fn conf(&self, port: Option<u16>, pool_size: usize) -> Result<String> {
-        let port = port.map_or_else(|| self.port(), Ok)?;
-        let (name, login) = match self.kind {
-            Kind::Postgres => ("pgsql", "username = forebay\n@password = pw\n@database = mqtt".to_owned()),
-            Kind::Mysql | Kind::Mariadb => ("mysql", "user = forebay\n@password = pw\n@database = mqtt".to_owned()),
-            Kind::Redis | Kind::RedisAof => ("redis", format!("type = single\n@password = {PASSWORD}")),
-        };
-        let pool = format!("backend.{name}.pool1.");
-        let login = login.replace('@', &pool);
-        Ok(format!(
-            "{pool}server = 127.0.0.1:{port}\n{pool}pool_size = {pool_size}\n{pool}{login}\nbackend.{name}.hook.message.publish.1 = \
-             {{\"topic\": \"#\", \"action\": {{\"function\": \"on_message_publish\"}}, \"pool\": \"pool1\"}}\n"
-        ))
+    /// A configuration with one rule that stores all messages here, reached at this port (the server's own unless given); all else is left at
+    /// its default.
+    #[must_use]
+    pub fn conf(&self, port: Option<u16>, pool_size: usize) -> String {
+        self.conf_for(port, pool_size, &["#".to_owned()])
     }
 
-    /// Removes all messages and the sink's position.
+    /// The same with a rule for each of these topic filters.
+    #[must_use]
+    pub fn conf_for(&self, port: Option<u16>, pool_size: usize, filters: &[String]) -> String {
+        let (pool, hook) = self.side.words();
+        let mut lines = self.side.pool(port.unwrap_or_else(|| self.port()));
+        lines.push(format!("pool_size = {pool_size}"));
+        let mut conf: String = lines.iter().map(|line| format!("backend.{pool}.pool1.{line}\n")).collect();
+        for (n, filter) in (1..).zip(filters) {
+            // Writing into a String can't fail.
+            let _ = writeln!(
+                conf,
+                "backend.{hook}.hook.message.publish.{n} = {{\"topic\": \"{filter}\", \"action\": {{\"function\": \
+                 \"on_message_publish\"}}, \"pool\": \"pool1\"}}"
+            );
+        }
+        conf
+    }
+
+    /// Removes all messages and the sink's position. A [`Database::conf`] made before stands for what was removed: make another.
     ///
     /// # Errors
     /// Where the server refuses.
     pub async fn clear(&self) -> Result<()> {
-        match Sql::of(self.kind) {
-            Some(sql) => sql.clear(self.port()?).await,
-            None => redis::clear(self.port()?),
-        }
+        self.side.clear(self.port()).await
     }
 
     /// How many messages it has.
@@ -187,22 +211,15 @@ impl Database {
     /// # Errors
     /// Where the server refuses.
     pub async fn count(&self) -> Result<u64> {
-        match Sql::of(self.kind) {
-            Some(sql) => sql.count(self.port()?).await,
-            None => redis::count(self.port()?),
-        }
+        self.side.count(self.port()).await
     }
 
-    /// Makes what the bulk way sends.
+    /// Makes what the bulk way sends, over so many connections where it has several.
     ///
     /// # Errors
     /// Where a file can't be written.
-    pub fn prepare(&mut self, rows: Rows) -> Result<()> {
-        self.bulk = match Sql::of(self.kind) {
-            Some(sql) => Bulk::Sql(sql.pieces(rows)),
-            None => Bulk::Redis(redis::file(rows)?),
-        };
-        Ok(())
+    pub fn prepare(&mut self, rows: Rows, connections: usize) -> Result<()> {
+        self.side.prepare(rows, connections)
     }
 
     /// Stores all rows in the bulk way; returns the seconds it took.
@@ -210,11 +227,7 @@ impl Database {
     /// # Errors
     /// Where the server refuses.
     pub async fn bulk(&self) -> Result<f64> {
-        match (&self.bulk, Sql::of(self.kind)) {
-            (Bulk::Sql(pieces), Some(sql)) => sql.bulk(self.port()?, pieces).await,
-            (Bulk::Redis(file), _) => redis::pipe(self.port()?, file.path()),
-            _ => anyhow::bail!("the bulk way was not prepared"),
-        }
+        self.side.bulk(self.port()).await
     }
 
     /// Stores the first rows one by one, each with a statement of its own that is waited for; returns the seconds it took.
@@ -222,18 +235,6 @@ impl Database {
     /// # Errors
     /// Where the server refuses.
     pub async fn plain(&self, rows: Rows) -> Result<f64> {
-        match Sql::of(self.kind) {
-            Some(sql) => sql.plain(self.port()?, rows).await,
-            None => {
-                let mut link = Resp::open(self.port()?)?;
-                let begun = Instant::now();
-                for n in 0..rows.messages {
-                    for command in redis::commands(&rows, n) {
-                        link.ask(&command)?;
-                    }
-                }
-                Ok(begun.elapsed().as_secs_f64())
-            }
-        }
+        self.side.plain(self.port(), rows).await
     }
 }

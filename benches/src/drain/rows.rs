@@ -19,6 +19,16 @@ pub(crate) const ARRIVED: &str = "2025-11-22 08:26:40";
 pub(crate) const SENDER: &str = "publisher";
 
 impl Rows {
+    /// The number that its payload has as its temperature.
+    pub(crate) fn temperature(n: u64) -> String {
+        format!("{}.{:02}", 15 + n % 20, n % 100)
+    }
+
+    /// The number that its payload has as its humidity.
+    pub(crate) fn humidity(n: u64) -> u64 {
+        30 + n % 60
+    }
+
     /// `plant/7/line/42/state`
     pub(crate) fn topic(&self, n: u64) -> String {
         let topic = n % self.topics.max(1);
@@ -28,11 +38,10 @@ impl Rows {
     /// A JSON object of the wanted length.
     pub(crate) fn payload(&self, n: u64) -> String {
         let mut text = format!(
-            r#"{{"device":"d{:05}","seq":{n:09},"temperature":{}.{:02},"humidity":{},"note":""#,
+            r#"{{"device":"d{:05}","seq":{n},"temperature":{},"humidity":{},"note":""#,
             n % self.topics.max(1),
-            15 + n % 20,
-            n % 100,
-            30 + n % 60
+            Self::temperature(n),
+            Self::humidity(n)
         );
         let rest = self.payload.saturating_sub(text.len() + 2);
         text.extend("lorem ipsum dolor sit amet ".chars().cycle().take(rest));

@@ -5,12 +5,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
+use forebay_services::mariadb::MariaDb;
+use forebay_services::mysql::MySql;
+use forebay_services::postgres::Postgres;
+use forebay_services::{Private, private};
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlSslMode};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, Row};
 
-use super::database::Kind;
 use super::rows::{ARRIVED, Rows, SENDER};
+use super::side::{Side, Work};
 
 /// Rows of one INSERT, and INSERTs of one transaction.
 const ROWS: u64 = 1_000;
@@ -20,43 +24,122 @@ const STATEMENTS: usize = 10;
 const PIECE: usize = 64 << 10;
 
 /// A part of what the bulk way sends: a piece of COPY's data, or a statement.
-pub(super) type Piece = Arc<str>;
+type Piece = Arc<str>;
 
 const COLUMNS: &str = "msgid, sender, topic, qos, retain, payload, arrived";
 
-/// Which kind of SQL.
+/// A server that speaks SQL.
+#[derive(Debug)]
+pub(super) struct Sql {
+    name: &'static str,
+    dialect: Dialect,
+    pieces: Vec<Piece>,
+}
+
+impl Sql {
+    pub(super) fn postgres() -> Sql {
+        Sql { name: "PostgreSQL", dialect: Dialect::Pgsql, pieces: Vec::new() }
+    }
+
+    pub(super) fn mysql() -> Sql {
+        Sql { name: "MySQL", dialect: Dialect::Mysql, pieces: Vec::new() }
+    }
+
+    pub(super) fn mariadb() -> Sql {
+        Sql { name: "MariaDB", dialect: Dialect::Mysql, pieces: Vec::new() }
+    }
+}
+
+impl Side for Sql {
+    fn names(&self) -> (&'static str, &'static str) {
+        match self.dialect {
+            Dialect::Pgsql => (self.name, "COPY mqtt_msg FROM STDIN"),
+            Dialect::Mysql => (self.name, "INSERT of many rows"),
+        }
+    }
+
+    fn bar(&self) -> f64 {
+        match self.dialect {
+            Dialect::Pgsql => 0.6,
+            Dialect::Mysql => 0.8,
+        }
+    }
+
+    fn start(&self) -> Result<Option<Private>> {
+        let server = match self.name {
+            "PostgreSQL" => private(&Postgres),
+            "MySQL" => private(&MySql),
+            _ => private(&MariaDb),
+        };
+        server.map(Some)
+    }
+
+    fn words(&self) -> (&'static str, &'static str) {
+        match self.dialect {
+            Dialect::Pgsql => ("pgsql", "pgsql"),
+            Dialect::Mysql => ("mysql", "mysql"),
+        }
+    }
+
+    fn pool(&self, port: u16) -> Vec<String> {
+        let user = match self.dialect {
+            Dialect::Pgsql => "username = forebay",
+            Dialect::Mysql => "user = forebay",
+        };
+        let server = format!("server = 127.0.0.1:{port}");
+        vec![server, user.to_owned(), "password = pw".to_owned(), "database = mqtt".to_owned()]
+    }
+
+    fn create(&self, port: u16) -> Work<'_, ()> {
+        Box::pin(self.dialect.create(port))
+    }
+
+    fn clear(&self, port: u16) -> Work<'_, ()> {
+        Box::pin(self.dialect.clear(port))
+    }
+
+    fn count(&self, port: u16) -> Work<'_, u64> {
+        Box::pin(self.dialect.count(port))
+    }
+
+    fn prepare(&mut self, rows: Rows, _connections: usize) -> Result<()> {
+        self.pieces = self.dialect.pieces(rows);
+        Ok(())
+    }
+
+    fn bulk(&self, port: u16) -> Work<'_, f64> {
+        Box::pin(self.dialect.bulk(port, &self.pieces))
+    }
+
+    fn plain(&self, port: u16, rows: Rows) -> Work<'_, f64> {
+        Box::pin(self.dialect.plain(port, rows))
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Sql {
+enum Dialect {
     Pgsql,
     Mysql,
 }
 
-impl Sql {
-    pub(super) fn of(kind: Kind) -> Option<Sql> {
-        match kind {
-            Kind::Postgres => Some(Sql::Pgsql),
-            Kind::Mysql | Kind::Mariadb => Some(Sql::Mysql),
-            Kind::Redis | Kind::RedisAof => None,
-        }
-    }
-
-    pub(super) async fn create(self, port: u16) -> Result<()> {
+impl Dialect {
+    async fn create(self, port: u16) -> Result<()> {
         match self {
-            Sql::Pgsql => pgsql(port, "postgres").await?.execute("create database mqtt").await.map(|_| ())?,
-            Sql::Mysql => mysql(port, "").await?.execute("create database mqtt").await.map(|_| ())?,
+            Dialect::Pgsql => pgsql(port, "postgres").await?.execute("create database mqtt").await.map(|_| ())?,
+            Dialect::Mysql => mysql(port, "").await?.execute("create database mqtt").await.map(|_| ())?,
         }
         Ok(())
     }
 
-    pub(super) async fn clear(self, port: u16) -> Result<()> {
+    async fn clear(self, port: u16) -> Result<()> {
         match self {
-            Sql::Pgsql => {
+            Dialect::Pgsql => {
                 let mut conn = pgsql(port, "mqtt").await?;
                 conn.execute("truncate mqtt_msg, forebay_position").await?;
                 // Nobody's turn pays for what another's left.
                 conn.execute("checkpoint").await?;
             }
-            Sql::Mysql => {
+            Dialect::Mysql => {
                 let mut conn = mysql(port, "mqtt").await?;
                 conn.execute("truncate table mqtt_msg").await?;
                 conn.execute("delete from forebay_position").await?;
@@ -65,27 +148,27 @@ impl Sql {
         Ok(())
     }
 
-    pub(super) async fn count(self, port: u16) -> Result<u64> {
+    async fn count(self, port: u16) -> Result<u64> {
         let sql = "select count(*) from mqtt_msg";
         let rows: i64 = match self {
-            Sql::Pgsql => pgsql(port, "mqtt").await?.fetch_one(sql).await?.try_get(0)?,
-            Sql::Mysql => mysql(port, "mqtt").await?.fetch_one(sql).await?.try_get(0)?,
+            Dialect::Pgsql => pgsql(port, "mqtt").await?.fetch_one(sql).await?.try_get(0)?,
+            Dialect::Mysql => mysql(port, "mqtt").await?.fetch_one(sql).await?.try_get(0)?,
         };
         Ok(rows.unsigned_abs())
     }
 
-    pub(super) fn pieces(self, rows: Rows) -> Vec<Piece> {
+    fn pieces(self, rows: Rows) -> Vec<Piece> {
         let mut pieces: Vec<Piece> = Vec::new();
         let mut text = String::new();
         for n in 0..rows.messages {
             let (id, topic, payload) = (Rows::msgid(n), rows.topic(n), rows.payload(n));
             let full = match self {
-                Sql::Pgsql => {
+                Dialect::Pgsql => {
                     // Neither holds a tab or a backslash. Writing into a String can't fail.
                     let _ = writeln!(text, "{id}\t{SENDER}\t{topic}\t1\t0\t{payload}\t{ARRIVED}");
                     text.len() > PIECE
                 }
-                Sql::Mysql => {
+                Dialect::Mysql => {
                     if text.is_empty() {
                         let _ = write!(text, "insert into mqtt_msg ({COLUMNS}, node) values ");
                     } else {
@@ -106,9 +189,9 @@ impl Sql {
     }
 
     /// All rows on one connection; the answer to the last commit ends the time.
-    pub(super) async fn bulk(self, port: u16, pieces: &[Piece]) -> Result<f64> {
+    async fn bulk(self, port: u16, pieces: &[Piece]) -> Result<f64> {
         match self {
-            Sql::Pgsql => {
+            Dialect::Pgsql => {
                 let mut conn = pgsql(port, "mqtt").await?;
                 let begun = Instant::now();
                 let mut copy = conn.copy_in_raw(&format!("copy mqtt_msg ({COLUMNS}) from stdin")).await?;
@@ -118,7 +201,7 @@ impl Sql {
                 copy.finish().await?;
                 Ok(begun.elapsed().as_secs_f64())
             }
-            Sql::Mysql => {
+            Dialect::Mysql => {
                 let mut conn = mysql(port, "mqtt").await?;
                 let begun = Instant::now();
                 for transaction in pieces.chunks(STATEMENTS) {
@@ -134,7 +217,7 @@ impl Sql {
     }
 
     /// Each row with a statement and a commit of its own.
-    pub(super) async fn plain(self, port: u16, rows: Rows) -> Result<f64> {
+    async fn plain(self, port: u16, rows: Rows) -> Result<f64> {
         macro_rules! one_by_one {
             ($conn:expr, $places:literal) => {{
                 let mut conn = $conn;
@@ -151,10 +234,10 @@ impl Sql {
             }};
         }
         match self {
-            Sql::Pgsql => {
+            Dialect::Pgsql => {
                 one_by_one!(pgsql(port, "mqtt").await?, "($1, $2, $3, $4, $5, $6, cast($7::text as timestamp))")
             }
-            Sql::Mysql => one_by_one!(mysql(port, "mqtt").await?, "(?, ?, ?, ?, ?, ?, ?)"),
+            Dialect::Mysql => one_by_one!(mysql(port, "mqtt").await?, "(?, ?, ?, ?, ?, ?, ?)"),
         }
     }
 }
