@@ -136,14 +136,16 @@ fn together(settings: &Settings, faults: &mut Vec<Fault>) {
 fn suspect(settings: &Settings, warnings: &mut Vec<String>) {
     for listener in settings.ways_in() {
         let listen = listener.listen;
-        let open = listener.anonymous.unwrap_or(settings.access.lets_anonymous_in());
-        if open && !listen.ip().is_loopback() {
+        let anonymous = listener.anonymous.unwrap_or(settings.access.lets_anonymous_in());
+        // A certificate says who comes before MQTT does.
+        let certified = listener.client_certificate == "required";
+        if anonymous && !certified && !listen.ip().is_loopback() {
             warnings.push(format!(
                 "the listener {listen} may be reached by other machines, and anybody who reaches it may connect: set \
                  `access.users`, or `anonymous = false` where certificates say who comes; `access.acl` bounds what he may do"
             ));
         }
-        if !open && settings.access.users.is_none() {
+        if !anonymous && settings.access.users.is_none() {
             warnings.push(format!(
                 "the listener {listen} lets no anonymous clients in, and there is no `access.users`: only clients with a \
                  certificate get in"
@@ -201,6 +203,22 @@ mod tests {
         let both = [open, ("FOREBAY_ACCESS_USERS", "users"), ("FOREBAY_ACCESS_ANONYMOUS", "true")];
         assert!(warnings(&both)[0].contains("anybody who reaches it may connect"));
         assert!(warnings(&[("FOREBAY_ACCESS_ANONYMOUS", "false")])[0].contains("only clients with a certificate"));
+    }
+
+    #[test]
+    fn a_listener_is_not_open_where_certificates_are_required() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f.toml");
+        for (certificate, warned) in [("required", 0), ("optional", 1)] {
+            let listener = format!(
+                "[[listener]]\nlisten = \"0.0.0.0:8883\"\nkind = \"tls\"\ncertificate_file = \"c\"\nkey_file = \"k\"\n\
+                 client_ca_file = \"a\"\nclient_certificate = \"{certificate}\"\n"
+            );
+            std::fs::write(&path, listener).unwrap();
+            let overrides = Overrides { config: Some(path.clone()), ..Overrides::default() };
+            let warnings = load(&overrides, std::iter::empty()).unwrap().warnings;
+            assert_eq!(warnings.len(), warned, "{certificate}: {warnings:?}");
+        }
     }
 
     #[test]
