@@ -32,6 +32,10 @@ pub struct Faults {
     pub poison: Option<Vec<u8>>,
     /// Refusals concern the whole batch and name no culprit.
     pub whole: bool,
+    /// The next rounds of upkeep fail.
+    pub upkeep: u32,
+    /// The answer to what positions there are takes this long, once it is made.
+    pub late_positions: Duration,
 }
 
 /// A stored operation.
@@ -56,6 +60,7 @@ struct State {
     faults: Faults,
     writes: u64,
     connects: u64,
+    upkeeps: u64,
 }
 
 /// The database. Clones share it, so that it outlives the sinks that write to it.
@@ -96,6 +101,12 @@ impl MemoryDatabase {
     #[must_use]
     pub fn connects(&self) -> u64 {
         self.0.lock().connects
+    }
+
+    /// Rounds of upkeep that were done.
+    #[must_use]
+    pub fn upkeeps(&self) -> u64 {
+        self.0.lock().upkeeps
     }
 
     /// Forgets rows and positions.
@@ -186,8 +197,12 @@ impl Sink for MemorySink {
         if !self.transactional {
             return Ok(Kept::Never);
         }
-        let state = self.database.0.lock();
-        let Some(lanes) = state.positions.get(&(log_id, sink.to_owned())) else { return Ok(Kept::Nothing) };
+        let (lanes, late) = {
+            let state = self.database.0.lock();
+            (state.positions.get(&(log_id, sink.to_owned())).cloned(), state.faults.late_positions)
+        };
+        tokio::time::sleep(late).await;
+        let Some(lanes) = lanes else { return Ok(Kept::Nothing) };
         let prefix = lanes.get(&PREFIX_LANE).copied().unwrap_or_default();
         let lanes = lanes.iter().filter(|(l, _)| **l != PREFIX_LANE).map(|(l, p)| (*l, *p)).collect();
         Ok(Kept::At(Positions { log_id, sink: sink.to_owned(), lanes, prefix }))
@@ -203,6 +218,15 @@ impl Sink for MemorySink {
         let positions = BTreeMap::from([(PREFIX_LANE, to)]);
         self.database.0.lock().positions.insert((log_id, sink.to_owned()), positions);
         Ok(())
+    }
+
+    async fn maintain<'a>(&'a self, _conn: &'a mut MemoryConn, _now_us: u64) -> Result<u64, WriteError> {
+        let mut state = self.database.0.lock();
+        if take_one(&mut state.faults.upkeep) {
+            return Err(down());
+        }
+        state.upkeeps += 1;
+        Ok(0)
     }
 }
 

@@ -6,9 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_sinks::conformance::{self, Fault, Subject};
+use forebay_engine::QoS;
+use forebay_sinks::conformance::{self, Bench, Fault, Subject, caught_up, until};
 use forebay_sinks::memory::{Faults, MemoryDatabase, MemorySink};
 use forebay_sinks::rule::{Database, Statement};
+use forebay_sinks::runtime::SinkState;
 
 struct Memory {
     database: MemoryDatabase,
@@ -111,3 +113,53 @@ suite!(
     goes_on_behind_a_recorded_gap,
     lets_go_when_asked,
 );
+
+/// Upkeep that failed has no connection left, and nothing that is to be stored opens another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_sink_goes_on_with_its_upkeep_after_an_error() {
+    for transactional in [true, false] {
+        let subject = memory(transactional, 1, false);
+        subject.database.faults(|faults| faults.upkeep = 1);
+        let bench = Bench::new(subject.database());
+        let sink = bench.start(&subject);
+        until("upkeep failed", || sink.status().last_error.is_some_and(|error| error.starts_with("upkeep: "))).await;
+        until("upkeep was done after all", || subject.database.upkeeps() > 0).await;
+        assert_eq!(subject.database.connects(), 2, "positions: {transactional}");
+        assert_eq!(sink.status().state, SinkState::Running);
+        sink.shutdown(Duration::from_secs(20)).await;
+    }
+}
+
+/// Other connections store between a database's answer and its coming: it has not been set back by that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_comes_back_while_others_store_begins_nothing_again() {
+    let subject = memory(true, 4, false);
+    let bench = Bench::new(subject.database());
+    let sink = bench.start(&subject);
+    let publish = |n: u64| bench.log.publish(&format!("t/{}", n % 64), format!("m{n}").as_bytes(), QoS::AtLeastOnce);
+    let last = (0..64).map(publish).max().unwrap();
+    caught_up(&bench, &sink, last).await;
+    let connects = subject.database.connects();
+    subject
+        .database
+        .faults(|faults| (faults.late_positions, faults.die_after_commit) = (Duration::from_millis(200), 1));
+    let mut n = 64;
+    until("a connection came back", || {
+        (0..64).for_each(|_| {
+            publish(n);
+            n += 1;
+        });
+        subject.database.connects() > connects
+    })
+    .await;
+    for _ in 0..150 {
+        publish(n);
+        n += 1;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let last = publish(n);
+    caught_up(&bench, &sink, last).await;
+    assert_eq!(subject.database.connects(), connects + 1, "{:?}", sink.status().last_error);
+    assert_eq!(subject.database.rows().len() as u64, n + 1);
+    sink.shutdown(Duration::from_secs(20)).await;
+}

@@ -31,6 +31,8 @@ pub(crate) struct Reader<S: Sink> {
     queues: Vec<mpsc::Sender<Work<S::Op>>>,
     position: Lsn,
     records: Option<Box<dyn RecordReader>>,
+    /// Empty: memory for the operations of one rule.
+    ops: Vec<S::Op>,
 }
 
 /// The workers are gone.
@@ -43,7 +45,7 @@ impl<S: Sink> Reader<S> {
         queues: Vec<mpsc::Sender<Work<S::Op>>>,
         position: Lsn,
     ) -> Self {
-        Reader { shared, generation, queues, position, records: None }
+        Reader { shared, generation, queues, position, records: None, ops: Vec::new() }
     }
 
     /// Reads until the sink stops. When it returns, the workers' queues are closed.
@@ -209,7 +211,7 @@ impl<S: Sink> Reader<S> {
     async fn encode(&mut self, record: &Record, about: &SinkRecord, lane: u16) -> Option<Work<S::Op>> {
         let mut entries = Vec::new();
         let mut weight = RECORD_OVERHEAD + record.body.len();
-        let mut ops = Vec::new();
+        let mut ops = std::mem::take(&mut self.ops);
         for (index, rule) in self.shared.plan.matching(&about.event) {
             if let Err(error) = self.shared.sink.encode(about, rule, &mut ops) {
                 ops.clear();
@@ -219,12 +221,14 @@ impl<S: Sink> Reader<S> {
                 entry.body = record.body.clone();
                 super::settle::bury(&self.shared, &entry).await;
             }
+            entries.reserve_exact(ops.len());
             for (place, op) in ops.drain(..).enumerate() {
                 weight += self.shared.sink.weight(&op);
                 let place = u32::try_from(place).unwrap_or(u32::MAX);
                 entries.push(Entry { lsn: record.lsn, time_us: record.time_us, rule: index, place, op });
             }
         }
+        self.ops = ops;
         let own_import = self.shared.plan.is_own_import(&about.event);
         if let Some(op) = own_import.then(|| self.shared.sink.imported(about)).flatten() {
             weight += self.shared.sink.weight(&op);

@@ -60,6 +60,7 @@ impl<S: Sink> Worker<S> {
         loop {
             self.connected(&mut chunk).await?;
             if chunk.entries.is_empty() && !chunk.positions {
+                self.shared.status.stored(0);
                 self.done(&chunk, None);
                 return Ok(());
             }
@@ -121,6 +122,8 @@ impl<S: Sink> Worker<S> {
             if self.conn.is_some() {
                 return Ok(());
             }
+            // Before the database is asked: other workers store meanwhile, and its answer need not know of that.
+            let confirmed = self.generation.tracker.held();
             let shared = self.shared.clone();
             let connect = async {
                 let mut conn = shared.sink.connect().await?;
@@ -131,7 +134,7 @@ impl<S: Sink> Worker<S> {
                 Ok(Ok((conn, kept))) => {
                     self.generation.breaker.success();
                     self.conn = Some(conn);
-                    return self.reconcile(&kept, chunk);
+                    return self.reconcile(&kept, &confirmed, chunk);
                 }
                 Ok(Err(error)) => self.failed("connect", None, error.to_string())?,
                 Err(_) => self.failed("timeout", None, "no answer while connecting".to_owned())?,
@@ -139,8 +142,13 @@ impl<S: Sink> Worker<S> {
         }
     }
 
-    fn reconcile(&mut self, kept: &Kept, chunk: &mut Chunk<S::Op>) -> Result<(), End> {
-        let tracker = &self.generation.tracker;
+    /// `confirmed` is what the database had confirmed before `kept` was asked for: the prefix and each lane.
+    fn reconcile(
+        &mut self,
+        kept: &Kept,
+        (prefix, confirmed): &(Lsn, Vec<Lsn>),
+        chunk: &mut Chunk<S::Op>,
+    ) -> Result<(), End> {
         let positions = match kept {
             Kept::Never => return Ok(()),
             Kept::Nothing => Positions::default(),
@@ -149,9 +157,9 @@ impl<S: Sink> Worker<S> {
         let lanes: BTreeMap<u16, Lsn> = positions.lanes.iter().copied().collect();
         let held = |lane: u16| lanes.get(&lane).copied().unwrap_or(Lsn::NONE);
         // Before its first write a database has no position at all, and that is no step back.
-        let began_empty = *kept == Kept::Nothing && (0..crate::sink::LANES).all(|l| tracker.lane(l) == Lsn::NONE);
-        let behind = (0..crate::sink::LANES).any(|l| held(l) < tracker.lane(l));
-        if !began_empty && (behind || positions.prefix < tracker.stored_prefix()) {
+        let began_empty = *kept == Kept::Nothing && confirmed.iter().all(|lsn| *lsn == Lsn::NONE);
+        let behind = (0..).zip(confirmed).any(|(lane, lsn)| held(lane) < *lsn);
+        if !began_empty && (behind || positions.prefix < *prefix) {
             let why =
                 "the database is behind what it had confirmed (restored or replaced?): beginning again at its position";
             tracing::warn!(sink = self.shared.name, why);

@@ -104,6 +104,12 @@ impl Tracker {
         (inner.stored_prefix.unwrap_or(prefix), lanes)
     }
 
+    /// What the database holds: the prefix (nothing for one that keeps no position), and each lane.
+    pub(crate) fn held(&self) -> (Lsn, Vec<Lsn>) {
+        let inner = self.inner.lock();
+        (inner.stored_prefix.unwrap_or(Lsn::NONE), inner.lanes.clone())
+    }
+
     /// What the database holds for a lane.
     pub(crate) fn lane(&self, lane: u16) -> Lsn {
         self.inner.lock().lanes.get(usize::from(lane)).copied().unwrap_or(Lsn::NONE)

@@ -183,22 +183,26 @@ impl<S: Sink> Worker<S> {
     }
 
     async fn upkeep(&mut self) -> Result<(), End> {
+        if self.conn.is_none() {
+            // Nothing that is to be stored would open it again. The database's position is looked at as before any batch.
+            self.settle(Vec::new()).await?;
+        }
         self.upkeep_at = Instant::now() + UPKEEP_EVERY;
         let now = self.shared.source.now_us();
         let Some(conn) = self.conn.as_mut() else { return Ok(()) };
         let deadline = self.shared.options.request_deadline;
-        match tokio::time::timeout(deadline, self.shared.sink.maintain(conn, now)).await {
-            Ok(Ok(0)) => {}
+        let error = match tokio::time::timeout(deadline, self.shared.sink.maintain(conn, now)).await {
+            Ok(Ok(0)) => return Ok(()),
             Ok(Ok(rows)) => {
                 metrics::counter!(crate::metrics::EXPIRED_ROWS, "sink" => self.shared.name.clone()).increment(rows);
                 self.upkeep_at = Instant::now();
+                return Ok(());
             }
-            Ok(Err(error)) => {
-                self.shared.status.error(format!("upkeep: {error}"));
-                self.conn = None;
-            }
-            Err(_) => self.conn = None,
-        }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {} s", deadline.as_secs_f32()),
+        };
+        self.conn = None;
+        self.shared.status.error(format!("upkeep: {error}"));
         Ok(())
     }
 }
