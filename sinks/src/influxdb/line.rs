@@ -101,6 +101,11 @@ fn name(text: &mut String, value: &str, what: &str, special: &[char]) -> Result<
     if value.ends_with('\\') {
         return Err(fault(format!("`{value}` ({what}) ends with a backslash, which a line of InfluxDB can't say")));
     }
+    // Most names have nothing of all this.
+    if value.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b',' | b'=')) {
+        text.push_str(value);
+        return Ok(());
+    }
     let mut rest = value;
     while let Some(at) = rest.find(|c: char| c.is_control() || special.contains(&c)) {
         let (plain, found) = rest.split_at(at);

@@ -3,8 +3,7 @@
 use std::borrow::Cow;
 use std::cell::OnceCell;
 
-use serde_json::Value as Json;
-
+use super::json::Json;
 use super::{Facts, Leaf, POINTS_MAX, Placeholder, Step, TemplateError, Unit, Value};
 use crate::rule::Location;
 
@@ -24,6 +23,15 @@ impl Column {
             Column::Each(values) => values.get(row)?.as_ref(),
         }
     }
+
+    /// Takes the value of a row, which is not asked for again; of the last row nothing is copied.
+    pub(super) fn take(&mut self, row: usize, last: bool) -> Option<Value> {
+        match self {
+            Column::One(value) if last => value.take(),
+            Column::One(value) => value.clone(),
+            Column::Each(values) => values.get_mut(row)?.take(),
+        }
+    }
 }
 
 /// Fills in leaves for one message. The payload is parsed once, and only if a leaf looks into it.
@@ -31,7 +39,7 @@ pub(super) struct Expander<'a> {
     facts: &'a Facts<'a>,
     unit: Unit,
     at: &'a Location,
-    payload: OnceCell<Result<Json, String>>,
+    payload: OnceCell<Result<Json<'a>, String>>,
 }
 
 impl<'a> Expander<'a> {
@@ -70,16 +78,15 @@ impl<'a> Expander<'a> {
         }
     }
 
-    fn json(&self) -> Result<&Json, TemplateError> {
-        let parsed =
-            self.payload.get_or_init(|| serde_json::from_slice(&self.facts.message.payload).map_err(|e| e.to_string()));
+    fn json(&self) -> Result<&Json<'a>, TemplateError> {
+        let parsed = self.payload.get_or_init(|| Json::parse(&self.facts.message.payload).map_err(|e| e.to_string()));
         parsed.as_ref().map_err(|error| TemplateError::NotJson(error.clone(), self.at.to_string()))
     }
 
     /// A payload that is a single JSON value is that; any other is the text that it is.
     fn whole(&self) -> Result<Option<Value>, TemplateError> {
         match self.json() {
-            Ok(Json::Object(_) | Json::Array(_)) | Err(_) => {
+            Ok(Json::Object(_) | Json::List(_)) | Err(_) => {
                 let text = std::str::from_utf8(&self.facts.message.payload).map_err(|_| TemplateError::NotText)?;
                 Ok(Some(Value::Text(text.to_owned())))
             }
@@ -89,22 +96,22 @@ impl<'a> Expander<'a> {
 }
 
 enum Found<'a> {
-    One(Option<&'a Json>),
-    Each(Vec<Option<&'a Json>>),
+    One(Option<&'a Json<'a>>),
+    Each(Vec<Option<&'a Json<'a>>>),
 }
 
 /// Follows a path. The error is what was found where an array was wanted.
-fn walk<'a>(mut json: &'a Json, steps: &[Step]) -> Result<Found<'a>, &'static str> {
+fn walk<'a>(mut json: &'a Json<'a>, steps: &[Step]) -> Result<Found<'a>, &'static str> {
     let mut rest = steps.iter();
     while let Some(step) = rest.next() {
         let next = match step {
             Step::Key(key) => json.get(key),
-            Step::Nth(n) => json.as_array().and_then(|items| items.get(n.checked_sub(1)?)),
+            Step::Nth(n) => json.nth(*n),
             Step::Each => {
                 let items = match json {
-                    Json::Array(items) => items,
+                    Json::List(items) => items,
                     Json::Null => return Ok(Found::One(None)),
-                    other => return Err(kind(other)),
+                    other => return Err(other.kind()),
                 };
                 let mut found = Vec::new();
                 for item in items {
@@ -124,25 +131,14 @@ fn walk<'a>(mut json: &'a Json, steps: &[Step]) -> Result<Found<'a>, &'static st
     Ok(Found::One(Some(json)))
 }
 
-fn kind(json: &Json) -> &'static str {
-    match json {
-        Json::Null => "null",
-        Json::Bool(_) => "a boolean",
-        Json::Number(_) => "a number",
-        Json::String(_) => "a text",
-        Json::Array(_) => "an array",
-        Json::Object(_) => "an object",
-    }
-}
-
 /// `null` is nothing; objects and arrays are the text of their JSON.
-fn scalar(json: &Json) -> Option<Value> {
+fn scalar(json: &Json<'_>) -> Option<Value> {
     match json {
         Json::Null => None,
         Json::Bool(value) => Some(Value::Boolean(*value)),
         Json::Number(number) => Some(Value::Number(number.to_string())),
-        Json::String(text) => Some(Value::Text(text.clone())),
-        Json::Array(_) | Json::Object(_) => Some(Value::Document(json.to_string())),
+        Json::Text(text) => Some(Value::Text(text.clone().into_owned())),
+        Json::List(_) | Json::Object(_) => Some(Value::Document(json.document().to_string())),
     }
 }
 

@@ -65,7 +65,7 @@ impl Maker {
     ) -> Result<Option<Vec<(Point, Moment)>>, TemplateError> {
         let facts = Facts { message, msgid: record.msgid, time_us: record.time_us, unit: self.payload_unit };
         let mut found = false;
-        let mut points = Vec::new();
+        let mut points: Vec<(Point, Moment)> = Vec::new();
         // How many points of a series the message has had. Most messages have a single point, and need no map.
         let mut seen: HashMap<u64, u64> = HashMap::new();
         let mut first = None;
@@ -75,17 +75,17 @@ impl Maker {
                 let moment = match point.time {
                     Time::Given(ns) => Moment::Given(ns),
                     Time::Record => {
-                        let series = point.series();
-                        let k = match first {
+                        let (series, k) = match first.and_then(|at: usize| points.get(at)) {
                             None => {
-                                first = Some(series);
-                                0
+                                first = Some(points.len());
+                                (if self.slots.depends_on_the_past() { point.series() } else { 0 }, 0)
                             }
-                            Some(first) => {
+                            Some((first, _)) => {
+                                let (first, series) = (first.series(), point.series());
                                 let known = seen.entry(series).or_insert(u64::from(series == first));
                                 let k = *known;
                                 *known += 1;
-                                k
+                                (series, k)
                             }
                         };
                         let placed = self.slots.place(series, record.lsn.0, record.time_us, k)?;

@@ -14,6 +14,7 @@
 //! microsecond does a point's time depend on the records before it ([`Slots`]).
 
 mod expand;
+mod json;
 mod maker;
 pub(crate) mod outline;
 mod parse;
@@ -314,6 +315,13 @@ impl Value {
             Value::Text(text) | Value::Number(text) | Value::Document(text) => text.clone(),
             Value::Integer(number) => number.to_string(),
             Value::Boolean(value) => value.to_string(),
+        }
+    }
+
+    fn into_text(self) -> String {
+        match self {
+            Value::Text(text) | Value::Number(text) | Value::Document(text) => text,
+            other => other.text(),
         }
     }
 

@@ -38,8 +38,8 @@ impl Template {
         let columns = |leaves: &[(Arc<str>, Leaf)]| -> Result<Vec<Column>, TemplateError> {
             leaves.iter().map(|(_, leaf)| expander.column(leaf)).collect()
         };
-        let measurement = expander.column(&self.measurement)?;
-        let (tags, fields) = (columns(&self.tags)?, columns(&self.fields)?);
+        let mut measurement = expander.column(&self.measurement)?;
+        let (mut tags, mut fields) = (columns(&self.tags)?, columns(&self.fields)?);
         // The record's time needs no column: `$timestamp` is what a point has anyhow.
         let given = self.timestamp.as_ref().filter(|leaf| **leaf != Leaf::Placeholder(Placeholder::Timestamp));
         let timestamp = given.map(|leaf| expander.column(leaf)).transpose()?;
@@ -52,17 +52,18 @@ impl Template {
         let mut points = Vec::with_capacity(rows);
         let mut bytes = 0;
         for row in 0..rows {
+            let last = row + 1 == rows;
             let point = Point {
                 measurement: measurement
-                    .get(row)
-                    .map(|value| text(value).into_owned())
+                    .take(row, last)
+                    .map(Value::into_text)
                     .filter(|name| !name.is_empty())
                     .ok_or_else(|| missing("measurement", &self.measurement))?,
-                tags: values(&self.tags, &tags, row)
-                    .map(|(name, value)| (name.clone(), text(value).into_owned()))
+                tags: values(&self.tags, &mut tags, row, last)
+                    .map(|(name, value)| (name, value.into_text()))
                     .filter(|(_, value)| !value.is_empty())
                     .collect(),
-                fields: values(&self.fields, &fields, row).map(|(name, value)| (name.clone(), value.clone())).collect(),
+                fields: values(&self.fields, &mut fields, row, last).collect(),
                 time: match (&timestamp, given) {
                     (Some(column), Some(leaf)) => {
                         Time::Given(time(column.get(row).ok_or_else(|| missing("timestamp", leaf))?, unit)?)
@@ -90,10 +91,11 @@ fn missing(what: &str, leaf: &Leaf) -> TemplateError {
 
 fn values<'a>(
     leaves: &'a [(Arc<str>, Leaf)],
-    columns: &'a [Column],
+    columns: &'a mut [Column],
     row: usize,
-) -> impl Iterator<Item = (&'a Arc<str>, &'a Value)> {
-    leaves.iter().zip(columns).filter_map(move |((name, _), column)| Some((name, column.get(row)?)))
+    last: bool,
+) -> impl Iterator<Item = (Arc<str>, Value)> {
+    leaves.iter().zip(columns).filter_map(move |((name, _), column)| Some((name.clone(), column.take(row, last)?)))
 }
 
 /// How many points there are: as many as the arrays have elements, which must be equally many.
