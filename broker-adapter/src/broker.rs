@@ -16,6 +16,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::janitor;
+use crate::limits::Admission;
 use crate::listener::{self, Listener, ListenerOptions, ListenerView, TlsError};
 use crate::live_bus::{LiveBus, LiveInbox, RumqttdBus, TrieBus};
 use crate::metrics::PacketCounters;
@@ -90,6 +91,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     /// Connections accepted and not ended, CONNECT seen or not.
     pub(crate) open: AtomicUsize,
+    pub(crate) admission: Arc<Admission>,
     pub(crate) connects: AtomicU64,
     pub(crate) refused: AtomicU64,
     pub(crate) counters: PacketCounters,
@@ -152,6 +154,7 @@ impl Broker {
             LiveBusKind::Trie => Box::new(TrieBus::default()),
             LiveBusKind::Rumqttd => Box::new(RumqttdBus::new()),
         };
+        let admission = Arc::new(Admission::new(&options.limits));
         let shared = Arc::new(Shared {
             engine,
             options,
@@ -159,6 +162,7 @@ impl Broker {
             live,
             registry: Arc::default(),
             open: AtomicUsize::new(0),
+            admission,
             connects: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             counters: PacketCounters::new(),

@@ -20,8 +20,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 
 use crate::broker::Shared;
-use crate::codec::{ConnAck, Decoder, Packet, Version, encode, reason};
+use crate::codec::{ConnAck, DecodeError, Decoder, Packet, Version, encode, reason};
 use crate::handshake::{self, Opened, Refusal};
+use crate::limits::{Limit, Pace};
 use crate::listener::{Arrival, Stream};
 use crate::metrics::{CONNECTS, CONNECTS_REFUSED};
 use crate::registry::Command;
@@ -84,10 +85,18 @@ pub(crate) fn count_refusal(shared: &Shared, refusal: &Refusal, arrival: &Arriva
     }
     shared.refused.fetch_add(1, Ordering::Relaxed);
     metrics::counter!(CONNECTS_REFUSED, "reason" => refusal.label).increment(1);
+    if refusal.label == "timeout" {
+        Limit::ConnectTimeout.hit();
+    }
 }
 
 async fn refuse<S: Stream>(shared: &Shared, refusal: &Refusal, arrival: &Arrival, writer: &mut WriteHalf<S>) {
     count_refusal(shared, refusal, arrival);
+    answer(refusal, writer).await;
+}
+
+/// Sends the CONNACK that refuses, where there is one.
+pub(crate) async fn answer<S: Stream>(refusal: &Refusal, writer: &mut WriteHalf<S>) {
     if let Some((version, code)) = refusal.answer {
         let mut out = BytesMut::new();
         let mut ack = ConnAck { code, ..ConnAck::default() };
@@ -122,6 +131,8 @@ pub(crate) struct Connection<S> {
     job: Option<BoxFuture<'static, Result<InEffect, Close>>>,
     /// The lookup of proxy subscriptions.
     lookup: Option<BoxFuture<'static, Vec<(ByteString, QoS)>>>,
+    /// Where the client's rate is limited.
+    pace: Option<Box<Pace>>,
     last_heard: Instant,
     keep_alive: Option<Duration>,
     timer: Pin<Box<Sleep>>,
@@ -138,6 +149,7 @@ impl<S: Stream> Connection<S> {
     ) -> Self {
         let seconds = session.info.keep_alive_s;
         let keep_alive = (seconds > 0).then(|| Duration::from_millis(u64::from(seconds) * 1500));
+        let pace = Pace::new(&session.shared.options.limits);
         Connection {
             session,
             commands,
@@ -150,6 +162,7 @@ impl<S: Stream> Connection<S> {
             watermark: None,
             job: None,
             lookup: None,
+            pace,
             last_heard: Instant::now(),
             keep_alive,
             timer: Box::pin(tokio::time::sleep(keep_alive.unwrap_or(IDLE))),
@@ -215,16 +228,30 @@ impl<S: Stream> Connection<S> {
         if self.job.is_none() {
             self.job = self.session.start_job();
         }
-        Ok(!complete && self.session.may_read())
+        Ok(!complete && self.may_read())
+    }
+
+    /// True while packets may be taken in.
+    fn may_read(&self) -> bool {
+        self.session.may_read() && !self.pace.as_ref().is_some_and(|pace| pace.is_held())
     }
 
     /// Takes in the packets that are buffered, as far as the session takes them. True where none is left.
     fn read_packets(&mut self) -> Result<bool, Close> {
-        while self.session.may_read() {
+        while self.may_read() {
+            let before = self.input.len();
             match self.decoder.decode(&mut self.input) {
-                Ok(Some(packet)) => self.session.on_packet(packet)?,
+                Ok(Some(packet)) => {
+                    if let Some(pace) = &mut self.pace {
+                        pace.count(matches!(packet, Packet::Publish(_)), before - self.input.len());
+                    }
+                    self.session.on_packet(packet)?;
+                }
                 Ok(None) => return Ok(true),
                 Err(error) => {
+                    if matches!(error, DecodeError::TooLarge { .. }) {
+                        Limit::PacketBytes.hit();
+                    }
                     tracing::info!(client = %self.session.info.client, %error, "a packet was refused");
                     return Err(Close::protocol(error.reason_code(), "a malformed packet"));
                 }
@@ -292,7 +319,7 @@ impl<S: Stream> Connection<S> {
     /// Waits for whatever comes first.
     async fn wait(&mut self) -> Result<(), Close> {
         // While it waits for room a little is read ahead, so that the end of a client that gives up is noticed.
-        let may_read = self.session.may_read() || self.blocked.is_some() && self.input.len() < READ_CHUNK;
+        let may_read = self.may_read() || self.blocked.is_some() && self.input.len() < READ_CHUNK;
         let (may_take, may_deliver) = (self.session.may_take(), self.session.may_deliver());
         let Session { out, mailbox, inbox, .. } = &mut self.session;
         let flushes = out.is_empty();
@@ -303,6 +330,7 @@ impl<S: Stream> Connection<S> {
             biased;
             Some(command) = self.commands.recv() => return self.on_command(command),
             () = room_or(&mut self.blocked) => return self.unblock(),
+            () = pace_or(&mut self.pace) => {}
             result = pending_or(&mut self.watermark) => {
                 self.watermark = None;
                 result.map_err(|error| log_stopped(&error))?;
@@ -450,6 +478,13 @@ async fn room_or(blocked: &mut Option<Blocked>) {
     match blocked {
         Some(blocked) => (&mut blocked.room).await,
         None => std::future::pending().await,
+    }
+}
+
+async fn pace_or(pace: &mut Option<Box<Pace>>) {
+    match pace {
+        Some(pace) if pace.is_held() => pace.go_on().await,
+        _ => std::future::pending().await,
     }
 }
 

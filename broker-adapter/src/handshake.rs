@@ -19,6 +19,7 @@ use crate::broker::Shared;
 use crate::codec::{
     ConnAck, ConnAckProperties, Connect, DecodeError, Decoder, PACKET_BYTES_MAX, Packet, Version, reason,
 };
+use crate::limits::Limit;
 use crate::listener::Arrival;
 use crate::live_bus::LiveInbox;
 use crate::registry::{Command, Seat};
@@ -50,6 +51,11 @@ impl Refusal {
         Refusal { label: "unavailable", ..Refusal::coded(version, reason::SERVER_UNAVAILABLE, 3, text) }
     }
 
+    /// The connection is over a limit. Counted by who sees it.
+    pub(crate) fn over(version: Version, limit: Limit) -> Refusal {
+        Refusal { label: "limit", ..Refusal::coded(version, limit.connack(), 3, limit.text()) }
+    }
+
     /// `v5` is the reason code for MQTT 5, `v3` the return code before it.
     fn coded(version: Version, v5: u8, v3: u8, text: &str) -> Refusal {
         let code = if version.is_v5() { v5 } else { v3 };
@@ -73,7 +79,12 @@ pub(crate) async fn read_connect(
                 let text = format!("protocol level {level} is not supported");
                 return Err(Refusal::coded(version, reason::UNSUPPORTED_PROTOCOL_VERSION, 1, &text));
             }
-            Err(error) => return Err(Refusal::malformed(error.to_string())),
+            Err(error) => {
+                if matches!(error, DecodeError::TooLarge { .. }) {
+                    Limit::PacketBytes.hit();
+                }
+                return Err(Refusal::malformed(error.to_string()));
+            }
         }
         match stream.read_buf(input).await {
             Ok(0) => return Err(Refusal::silent("closed", "the connection ended before CONNECT")),
@@ -95,7 +106,7 @@ pub(crate) struct Opened {
 /// its will are durable. While the log is full neither is possible; the client is refused when it has waited for the connect
 /// timeout, so that those who try again do not pile up.
 pub(crate) async fn open(shared: &Arc<Shared>, connect: Connect, arrival: &Arrival) -> Result<Opened, Refusal> {
-    check(&connect)?;
+    check(&connect, shared)?;
     let version = connect.version;
     let engine = &shared.engine;
     let now_us = engine.now_us();
@@ -149,27 +160,37 @@ pub(crate) async fn open(shared: &Arc<Shared>, connect: Connect, arrival: &Arriv
         in_flight: outbound.lsns(),
     });
     outbound.revoke(mailbox.revoked());
-    let inbox = LiveInbox::new(info.client.clone(), shared.options.live_queue.max(1));
+    let inbox =
+        LiveInbox::new(info.client.clone(), shared.options.live_queue.max(1), shared.options.limits.live_queue_bytes);
     let connack = connack(shared, &connect, &info, assigned, resumed);
     let start = Start { gate, mailbox, inbox, outbound, received, subscriptions };
     Ok(Opened { session: Session::new(Arc::clone(shared), info, start), seat, commands, connack })
 }
 
-fn check(connect: &Connect) -> Result<(), Refusal> {
-    let version = connect.version;
+fn check(connect: &Connect, shared: &Shared) -> Result<(), Refusal> {
+    let (version, limits) = (connect.version, &shared.options.limits);
     if connect.properties.authentication_method.is_some() {
         let text = "extended authentication is not supported";
         return Err(Refusal::coded(version, reason::BAD_AUTHENTICATION_METHOD, 5, text));
     }
-    let topic = connect.will.as_ref().map(|will| check_name(&will.topic));
-    if let Some(Err(error)) = topic {
-        let text = format!("the will's topic is refused: {error}");
-        return Err(match version {
-            Version::V5 => Refusal::coded(version, reason::TOPIC_NAME_INVALID, 0, &text),
-            Version::V31 | Version::V311 => Refusal::malformed(text),
-        });
+    if connect.client_id.len() > limits.client_id_bytes {
+        Limit::ClientIdBytes.hit();
+        let text = format!("the client id is longer than {} bytes", limits.client_id_bytes);
+        return Err(Refusal::coded(version, reason::CLIENT_IDENTIFIER_NOT_VALID, 2, &text));
     }
-    Ok(())
+    let Some(will) = &connect.will else { return Ok(()) };
+    let text = if let Err(error) = check_name(&will.topic) {
+        format!("the will's topic is refused: {error}")
+    } else if let Some(limit) = limits.topic(&will.topic) {
+        limit.hit();
+        format!("the will's topic is refused: {}", limit.text())
+    } else {
+        return Ok(());
+    };
+    Err(match version {
+        Version::V5 => Refusal::coded(version, reason::TOPIC_NAME_INVALID, 0, &text),
+        Version::V31 | Version::V311 => Refusal::malformed(text),
+    })
 }
 
 /// The client id, and whether it was chosen here.

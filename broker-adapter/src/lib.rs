@@ -3,7 +3,8 @@
 //! In the order of a PUBLISH: `listener` accepts (and does what lies between TCP and MQTT: [`proxy_protocol`], TLS, WebSocket), `handshake` asks
 //! [`access`] who comes and opens the session, `connection` reads and writes, [`codec`] cuts
 //! packets, `session` decides what is logged and what may be said when, [`live_bus`] carries what does not wait for the
-//! disk. `registry` knows who is online, `janitor` what is due, `closing` how a connection ends. [`client`] is an MQTT client over the
+//! disk. `registry` knows who is online, `janitor` what is due, `closing` how a connection ends, `limits` what one
+//! client may use. [`client`] is an MQTT client over the
 //! same codec.
 
 pub mod access;
@@ -14,6 +15,7 @@ pub mod codec;
 mod connection;
 mod handshake;
 mod janitor;
+mod limits;
 mod listener;
 pub mod live_bus;
 pub mod metrics;
@@ -24,6 +26,7 @@ mod session;
 mod store;
 
 pub use broker::{Broker, BrokerStats, Proxy, ProxyError, StartError};
+pub use limits::Limits;
 pub use listener::{
     ClientCertificates, DEFAULT_CERTIFICATE_CHECK, ListenerOptions, ListenerView, TlsError, TlsOptions, UserFrom,
     WebSocketOptions,

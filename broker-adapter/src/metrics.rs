@@ -42,6 +42,10 @@ pub const ACCESS_RELOADS: &str = "forebay_mqtt_access_reloads_total";
 /// Counter: messages that were not sent, by `reason` (`expired`, `too_large`, `live_queue_full`, `router_overrun`,
 /// `log_full`).
 pub const DROPPED: &str = "forebay_mqtt_messages_dropped_total";
+/// Counter: who was over a limit, by `limit`: `connections`, `connections_per_address`, `connect_rate`, `connect_rate_per_address`,
+/// `connect_timeout`, `packet_bytes`, `receive_maximum`, `client_id_bytes`, `topic_bytes`, `topic_levels`, `subscriptions`: something
+/// was refused; `message_rate`, `byte_rate`: a client was made to wait.
+pub const LIMITED: &str = "forebay_mqtt_limited_total";
 /// Counter: restarts of rumqttd's router.
 pub const ROUTER_RESTARTS: &str = "forebay_mqtt_router_restarts_total";
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::access::{Access, FileAccess};
+use crate::limits::Limits;
 use crate::listener::ListenerOptions;
 
 /// Largest packet taken by default: 1 MiB, below a log segment's size.
@@ -53,12 +54,15 @@ pub struct BrokerOptions {
     pub max_keep_alive: Option<u16>,
     /// Which implementation carries live messages.
     pub live_bus: LiveBusKind,
-    /// Live messages that wait for one slow client before QoS 0 is shed and counted.
+    /// Live messages that wait for one slow client before QoS 0 is shed and counted; their bytes are bounded by
+    /// [`Limits::live_queue_bytes`].
     pub live_queue: usize,
     /// Acknowledgements that wait for the disk, per connection, before its reading pauses.
     pub pending_acks: usize,
-    /// Connections at a time; more are closed at once and counted.
+    /// Connections at a time; more are turned away and counted.
     pub max_connections: usize,
+    /// What single clients and addresses may use.
+    pub limits: Limits,
     /// Longest session expiry in seconds; [`forebay_engine::event::NEVER_EXPIRES`] = no limit.
     pub session_expiry_max: u32,
     /// Who may connect, and what he may do. Default: everybody, everything.
@@ -79,6 +83,7 @@ impl Default for BrokerOptions {
             live_queue: DEFAULT_LIVE_QUEUE,
             pending_acks: DEFAULT_PENDING_ACKS,
             max_connections: DEFAULT_MAX_CONNECTIONS,
+            limits: Limits::default(),
             session_expiry_max: forebay_engine::event::NEVER_EXPIRES,
             access: Arc::new(FileAccess::everybody()),
         }

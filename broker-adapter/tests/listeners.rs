@@ -6,11 +6,10 @@ mod support;
 use std::net::SocketAddr;
 
 use forebay_broker_adapter::client::{Client, ClientSession, ConnectOptions};
-use forebay_broker_adapter::codec::Version;
+use forebay_broker_adapter::codec::{Version, reason};
 use forebay_broker_adapter::{BrokerOptions, ListenerOptions};
 use forebay_engine::QoS;
 use support::*;
-use tokio::io::AsyncReadExt;
 
 fn any_port() -> ListenerOptions {
     ListenerOptions::new(SocketAddr::from(([127, 0, 0, 1], 0)))
@@ -29,7 +28,7 @@ async fn clients_of_two_listeners_meet_and_each_listener_has_its_own_limit() {
     assert_eq!(message(&mut subscriber).await.payload, "x");
 
     let mut second = Raw::open(narrow, Version::V5).await;
-    assert_eq!(second.stream.read(&mut [0; 8]).await.unwrap(), 0, "closed at once");
+    assert_eq!(second.connect("r", None).await, Some(reason::QUOTA_EXCEEDED));
     connect(wide, "q").await.unwrap();
     let open = |at: usize| server.broker.listeners()[at].connections;
     assert_eq!(open(1), 1);

@@ -4,7 +4,7 @@
 mod certificates;
 mod support;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use certificates::Authority;
@@ -18,21 +18,6 @@ fn listener() -> ListenerOptions {
     ListenerOptions { proxy_protocol: true, ..ListenerOptions::new(SocketAddr::from(([127, 0, 0, 1], 0))) }
 }
 
-/// What a proxy sends for this client, with an extension.
-fn header(client: SocketAddr) -> Vec<u8> {
-    let (family, mut rest) = match client.ip() {
-        IpAddr::V4(ip) => (0x11, [ip.octets(), [10, 0, 0, 1]].concat()),
-        IpAddr::V6(ip) => (0x21, [ip.octets(), [1; 16]].concat()),
-    };
-    rest.extend(client.port().to_be_bytes());
-    rest.extend([0x22, 0xb3, 0x04, 0x00, 0x02, 0x00, 0x00]);
-    let mut out = SIGNATURE.to_vec();
-    out.extend([0x21, family]);
-    out.extend((rest.len() as u16).to_be_bytes());
-    out.extend(rest);
-    out
-}
-
 fn address_of(server: &Server, client: &str) -> SocketAddr {
     server.broker.clients().into_iter().find(|view| view.client == client).unwrap().address
 }
@@ -44,7 +29,7 @@ async fn the_address_in_the_header_is_the_client_s() {
         let claimed: SocketAddr = address.parse().unwrap();
         let mut stream = TcpStream::connect(server.address).await.unwrap();
         // In pieces, the last of them with the first bytes of CONNECT.
-        let bytes = [header(claimed), encoded(&[connect_packet(address, None)])].concat();
+        let bytes = [proxy_header(claimed), encoded(&[connect_packet(address, None)])].concat();
         for piece in bytes.chunks(9) {
             stream.write_all(piece).await.unwrap();
             tokio::task::yield_now().await;
@@ -70,7 +55,7 @@ async fn the_header_comes_before_tls() {
     let server = serve_at(vec![secure], BrokerOptions::default()).await;
     let claimed: SocketAddr = "192.0.2.7:40001".parse().unwrap();
     let mut tcp = TcpStream::connect(server.address).await.unwrap();
-    tcp.write_all(&header(claimed)).await.unwrap();
+    tcp.write_all(&proxy_header(claimed)).await.unwrap();
     let mut raw = Raw::over(authority.handshake(tcp, rustls::ALL_VERSIONS, None).await.unwrap());
     assert_eq!(raw.connect("c", None).await, Some(0));
     assert_eq!(address_of(&server, "c"), claimed);
@@ -84,7 +69,7 @@ async fn a_connection_without_a_whole_header_is_closed_and_counted() {
     assert_eq!(raw.connect("c", None).await, None, "CONNECT without a header");
     until(|| server.broker.stats().refused == 1).await;
     let mut half = TcpStream::connect(server.address).await.unwrap();
-    half.write_all(&header("192.0.2.7:1".parse().unwrap())[..20]).await.unwrap();
+    half.write_all(&proxy_header("192.0.2.7:1".parse().unwrap())[..20]).await.unwrap();
     let mut scrap = Vec::new();
     let ended = half.read_to_end(&mut scrap);
     tokio::time::timeout(PATIENCE, ended).await.expect("half a header ends at the deadline").unwrap();

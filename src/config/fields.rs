@@ -57,6 +57,8 @@ const fn number(key: &'static str, min: u64, max: u64, place: fn(&mut Settings) 
 
 const MIB: u64 = 1024 * 1024;
 const U32: u64 = u32::MAX as u64;
+/// The largest count of things that a server could have.
+const MANY: u64 = 10_000_000;
 /// TOML's largest number.
 const I64: u64 = i64::MAX as u64;
 
@@ -73,10 +75,23 @@ pub const FIELDS: &[Field] = &[
         Slot::OptionalAddress { default: super::MQTT_LISTEN, place: |s| &mut s.mqtt.listen },
     ),
     number("mqtt.packet_bytes_max", 1024, 16 * MIB, |s| &mut s.mqtt.packet_bytes_max),
-    number("mqtt.connections_max", 1, 10_000_000, |s| &mut s.mqtt.connections_max),
+    number("mqtt.connections_max", 1, MANY, |s| &mut s.mqtt.connections_max),
     number("mqtt.receive_maximum", 1, 65_535, |s| &mut s.mqtt.receive_maximum),
+    number("mqtt.send_maximum", 1, 65_535, |s| &mut s.mqtt.send_maximum),
     number("mqtt.session_expiry_s_max", 0, U32, |s| &mut s.mqtt.session_expiry_s_max),
     field("mqtt.live_bus", Slot::Word { words: &["trie", "rumqttd"], set: set_live_bus, get: live_bus }),
+    number("limits.connect_timeout_ms", 1000, 60_000, |s| &mut s.limits.connect_timeout_ms),
+    number("limits.connections_per_address_max", 0, MANY, |s| &mut s.limits.connections_per_address_max),
+    number("limits.connects_per_s_max", 0, MANY, |s| &mut s.limits.connects_per_s_max),
+    number("limits.connects_per_address_per_s_max", 0, MANY, |s| &mut s.limits.connects_per_address_per_s_max),
+    number("limits.client_id_bytes_max", 23, 65_535, |s| &mut s.limits.client_id_bytes_max),
+    number("limits.topic_bytes_max", 1, 65_535, |s| &mut s.limits.topic_bytes_max),
+    number("limits.topic_levels_max", 1, 256, |s| &mut s.limits.topic_levels_max),
+    number("limits.subscriptions_per_client_max", 0, MANY, |s| &mut s.limits.subscriptions_per_client_max),
+    number("limits.messages_per_s_max", 0, MANY, |s| &mut s.limits.messages_per_s_max),
+    number("limits.bytes_per_s_max", 0, 16 * 1024 * MIB, |s| &mut s.limits.bytes_per_s_max),
+    number("limits.live_queue_messages_max", 1, MANY, |s| &mut s.limits.live_queue_messages_max),
+    number("limits.live_queue_bytes_max", 64 * 1024, 1024 * MIB, |s| &mut s.limits.live_queue_bytes_max),
     field("access.users", Slot::OptionalPath(|s| &mut s.access.users)),
     field("access.acl", Slot::OptionalPath(|s| &mut s.access.acl)),
     field("access.acl_default", Slot::Word { words: &["deny", "allow"], set: set_acl_default, get: acl_default }),

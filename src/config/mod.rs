@@ -10,10 +10,12 @@ use std::path::PathBuf;
 pub mod fault;
 pub mod fields;
 pub mod file;
+pub mod limits;
 pub mod listener;
 pub mod load;
 pub mod node;
 
+pub use limits::LimitSettings;
 pub use listener::ListenerSettings;
 pub use load::{Overrides, load};
 
@@ -30,6 +32,8 @@ pub struct Settings {
     pub mqtt: MqttSettings,
     /// The listeners that have a table of their own.
     pub listeners: Vec<ListenerSettings>,
+    /// What single clients and addresses may use.
+    pub limits: LimitSettings,
     /// Who may connect, and what he may do.
     pub access: AccessSettings,
     /// The admin HTTP listener.
@@ -70,6 +74,8 @@ pub struct MqttSettings {
     pub connections_max: u64,
     /// QoS 1 and 2 publishes of one client that may wait for their acknowledgement.
     pub receive_maximum: u64,
+    /// QoS 1 and 2 messages on their way to one client, unless it asks for fewer.
+    pub send_maximum: u64,
     /// Longest session expiry granted, seconds.
     pub session_expiry_s_max: u64,
     /// What carries messages that are not waited for (QoS 0): false = our own matcher, true = rumqttd's router.
@@ -260,10 +266,12 @@ impl Default for Settings {
                 packet_bytes_max: MIB,
                 connections_max: 100_000,
                 receive_maximum: 1024,
+                send_maximum: 1024,
                 session_expiry_s_max: u64::from(u32::MAX),
                 rumqttd_bus: false,
             },
             listeners: Vec::new(),
+            limits: LimitSettings::default(),
             access: AccessSettings {
                 users: None,
                 acl: None,

@@ -33,6 +33,7 @@ pub use password::{Cost, Hash, HashError};
 pub use users::{NameError, Users, UsersError, UsersFile, check_user_name};
 
 pub(crate) use gate::Gate;
+pub(crate) use throttle::network;
 
 /// What a client wants to do with a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use super::{Arrival, websocket};
+use super::{Arrival, Place, websocket};
 use crate::broker::Shared;
 use crate::handshake::Refusal;
+use crate::limits::Limit;
 use crate::proxy_protocol;
 
 /// A byte stream to a client. There are two, so that the connection's code is compiled twice and not for every combination:
@@ -36,15 +37,25 @@ impl Stream for Layered {
 pub(super) enum Entered {
     Plain(TcpStream),
     Layered(Layered),
+    /// The address that the proxy's header tells is over a limit.
+    Over(TcpStream, Limit),
 }
 
 /// Does what comes before MQTT: the proxy's header, TLS, WebSocket. What they say of the client goes into `arrival`.
-pub(super) async fn enter(shared: &Shared, mut tcp: TcpStream, arrival: &mut Arrival) -> Result<Entered, Refusal> {
+pub(super) async fn enter(
+    shared: &Shared,
+    mut tcp: TcpStream,
+    arrival: &mut Arrival,
+    place: &mut Place,
+) -> Result<Entered, Refusal> {
     let listener = Arc::clone(&arrival.listener);
-    if listener.options.proxy_protocol
-        && let Some(client) = proxy_protocol::read(&mut tcp).await?
-    {
-        arrival.peer = client;
+    if listener.options.proxy_protocol {
+        if let Some(client) = proxy_protocol::read(&mut tcp).await? {
+            arrival.peer = client;
+        }
+        if let Err(limit) = place.admit(arrival) {
+            return Ok(Entered::Over(tcp, limit));
+        }
     }
     let message_bytes_max = shared.options.max_packet_bytes;
     Ok(match (&listener.tls, &listener.options.websocket) {

@@ -44,9 +44,9 @@ async fn contract(bus: &dyn LiveBus) {
 async fn messages_reach_exactly_the_matching_filters(bus: &dyn LiveBus) {
     let topics = ["a", "a/b", "a/b/c", "b/b", "/a", "a/"];
     for filter in ["a", "a/b", "a/+", "a/#", "#", "+", "+/b", "+/+", "/+", "a/+/c"] {
-        let inbox = LiveInbox::new("s".into(), 100);
+        let inbox = LiveInbox::new("s".into(), 100, 1 << 20);
         bus.subscribe(filter, &inbox, options());
-        let control = LiveInbox::new("s".into(), 100);
+        let control = LiveInbox::new("s".into(), 100, 1 << 20);
         bus.subscribe("control", &control, options());
         bus.subscribe("control", &inbox, options());
         for topic in topics {
@@ -73,7 +73,7 @@ async fn messages_reach_exactly_the_matching_filters(bus: &dyn LiveBus) {
 }
 
 async fn odd_topics_and_system_topics(bus: &dyn LiveBus) {
-    let (all, system) = (LiveInbox::new("s".into(), 10), LiveInbox::new("s".into(), 10));
+    let (all, system) = (LiveInbox::new("s".into(), 10, 1 << 20), LiveInbox::new("s".into(), 10, 1 << 20));
     bus.subscribe("#", &all, options());
     bus.subscribe("$SYS/#", &system, options());
     bus.publish(&message("$SYS/x", "x"));
@@ -88,7 +88,7 @@ async fn odd_topics_and_system_topics(bus: &dyn LiveBus) {
 }
 
 async fn order_unsubscribe_and_replacement(bus: &dyn LiveBus) {
-    let inbox = LiveInbox::new("s".into(), 10_000);
+    let inbox = LiveInbox::new("s".into(), 10_000, 1 << 20);
     bus.subscribe("o", &inbox, options());
     bus.subscribe("o", &inbox, options());
     for n in 0..1000 {
@@ -111,7 +111,7 @@ async fn order_unsubscribe_and_replacement(bus: &dyn LiveBus) {
 }
 
 async fn options_are_honoured(bus: &dyn LiveBus) {
-    let own = LiveInbox::new("p".into(), 10);
+    let own = LiveInbox::new("p".into(), 10, 1 << 20);
     bus.subscribe("own", &own, SubscriptionOptions { no_local: true, ..options() });
     bus.subscribe("r", &own, SubscriptionOptions { retain_as_published: true, identifier: 7, ..options() });
     bus.subscribe("r2", &own, options());
@@ -133,7 +133,7 @@ async fn options_are_honoured(bus: &dyn LiveBus) {
 }
 
 async fn a_full_inbox_sheds_and_counts(bus: &dyn LiveBus) {
-    let (small, large) = (LiveInbox::new("s".into(), 2), LiveInbox::new("s".into(), 100));
+    let (small, large) = (LiveInbox::new("s".into(), 2, 1 << 20), LiveInbox::new("s".into(), 100, 1 << 20));
     bus.subscribe("f", &small, options());
     bus.subscribe("f", &large, options());
     for _ in 0..5 {

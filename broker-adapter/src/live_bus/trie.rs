@@ -184,7 +184,7 @@ mod tests {
     }
 
     fn entry() -> Entry {
-        Entry { inbox: LiveInbox::new("c".into(), 1), options: SubscriptionOptions::of_qos(Default::default()) }
+        Entry { inbox: LiveInbox::new("c".into(), 1, 1), options: SubscriptionOptions::of_qos(Default::default()) }
     }
 
     proptest! {

@@ -7,6 +7,7 @@ use forebay_engine::{Message, QoS};
 use super::outbound::Step;
 use super::{AckOutcome, Close, Reply, Session, Stage};
 use crate::codec::{Ack, Disconnect, Packet, Publish, reason};
+use crate::limits::Limit;
 
 impl Session {
     /// Acts on a packet from the client.
@@ -60,6 +61,10 @@ impl Session {
         if !again && !self.gate.may_publish(&message.topic) {
             return self.deny_publish(qos, id, &message.topic);
         }
+        if let Some(limit) = self.shared.options.limits.topic(&message.topic).filter(|_| !again) {
+            limit.hit();
+            return self.refuse_publish(qos, id, reason::TOPIC_NAME_INVALID, limit.text());
+        }
         match qos {
             QoS::AtMostOnce => {
                 self.publish_qos0(message);
@@ -73,10 +78,7 @@ impl Session {
             _ => {}
         }
         if !self.inbound.begin() && self.info.version.is_v5() {
-            return Err(Close::protocol(
-                reason::RECEIVE_MAXIMUM_EXCEEDED,
-                "more publishes than Receive Maximum allows",
-            ));
+            return Err(over_receive_maximum());
         }
         let (reply, keep_id) = if qos == QoS::ExactlyOnce {
             self.inbound.receive(id);
@@ -102,9 +104,6 @@ impl Session {
         if !ends && self.gate.is_first_denial() {
             tracing::info!(%client, ?topic, "a publish is not allowed; what else is not, is only counted");
         }
-        if qos == QoS::AtMostOnce {
-            return Ok(());
-        }
         if ends {
             tracing::warn!(%client, ?topic, "a publish is not allowed: the connection ends");
             return Err(Close {
@@ -113,18 +112,26 @@ impl Session {
                 text: "a publish that is not allowed",
             });
         }
+        self.refuse_publish(qos, id, reason::NOT_AUTHORIZED, "a publish that is not allowed")
+    }
+
+    /// Answers a publish that is not taken in. Before MQTT 5 the connection ends, unless it is of QoS 0.
+    fn refuse_publish(&mut self, qos: QoS, id: u16, reason: u8, text: &'static str) -> Result<(), Close> {
+        if qos == QoS::AtMostOnce {
+            return Ok(());
+        }
+        if !self.info.version.is_v5() {
+            return Err(Close::protocol(reason, text));
+        }
         if !self.inbound.begin() {
-            return Err(Close::protocol(
-                reason::RECEIVE_MAXIMUM_EXCEEDED,
-                "more publishes than Receive Maximum allows",
-            ));
+            return Err(over_receive_maximum());
         }
         if qos == QoS::ExactlyOnce {
             // A refused PUBREC ends it: nothing is kept of the id.
             self.inbound.answered();
-            self.batch.reply(Reply::PubRecRefused { id, reason: reason::NOT_AUTHORIZED });
+            self.batch.reply(Reply::PubRecRefused { id, reason });
         } else {
-            self.batch.reply(Reply::PubAckRefused { id, reason: reason::NOT_AUTHORIZED });
+            self.batch.reply(Reply::PubAckRefused { id, reason });
         }
         Ok(())
     }
@@ -269,6 +276,11 @@ impl Session {
             text: "the client disconnected and wants its will sent",
         }
     }
+}
+
+fn over_receive_maximum() -> Close {
+    Limit::ReceiveMaximum.hit();
+    Close::protocol(reason::RECEIVE_MAXIMUM_EXCEEDED, Limit::ReceiveMaximum.text())
 }
 
 /// A negative acknowledgement counts as one (MQTT 5, 4.4).

@@ -173,7 +173,7 @@ impl Session {
             && self.batch.len() < BATCH_MAX
             && self.pending.len() + self.batch.len() < self.shared.options.pending_acks.max(1)
             && self.out.len() < OUT_HIGH_WATER * 4
-            && !self.jobs.front().is_some_and(Job::is_clients)
+            && !self.jobs.iter().any(Job::is_clients)
     }
 
     /// True while there is room for deliveries.

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::{ClientInfo, Close, Session};
 use crate::codec::{Packet, SubAck, Subscribe, Unsubscribe, reason};
+use crate::limits::Limit;
 
 /// A change of subscriptions that is under way.
 #[derive(Debug)]
@@ -65,11 +66,15 @@ impl Session {
         let v5 = self.info.version.is_v5();
         let mut add = Vec::new();
         let mut codes = Vec::with_capacity(subscribe.filters.len());
+        let mut new = 0;
         for requested in subscribe.filters {
             let refused = if requested.filter.starts_with("$share/") {
                 Some(reason::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED)
             } else if check_filter(&requested.filter).is_err() {
                 Some(reason::TOPIC_FILTER_INVALID)
+            } else if let Some((limit, code)) = self.over_limit(&requested.filter, new) {
+                limit.hit();
+                Some(code)
             } else if !self.gate.may_subscribe(&requested.filter) {
                 if self.gate.is_first_denial() {
                     let (client, filter) = (&self.info.client, &requested.filter);
@@ -85,12 +90,23 @@ impl Session {
                 None => requested.options.qos.as_u8(),
             });
             if refused.is_none() {
+                new += usize::from(!self.subscriptions.contains_key(&requested.filter));
                 add.push((requested.filter, requested.options));
             }
         }
         let ack = SubAck { packet_id: subscribe.packet_id, codes, ..SubAck::default() };
         let asked_by = AskedBy::Client(Box::new(Packet::SubAck(ack)));
         self.jobs.push_back(Job { add, remove: Vec::new(), asked_by });
+    }
+
+    /// The limit that a subscription is over, where `new` others are being added, and its reason code.
+    fn over_limit(&self, filter: &ByteString, new: usize) -> Option<(Limit, u8)> {
+        let limits = &self.shared.options.limits;
+        if let Some(limit) = limits.topic(filter) {
+            return Some((limit, reason::TOPIC_FILTER_INVALID));
+        }
+        let full = limits.is_full(self.subscriptions.len() + new) && !self.subscriptions.contains_key(filter);
+        full.then_some((Limit::Subscriptions, reason::QUOTA_EXCEEDED))
     }
 
     pub(super) fn on_unsubscribe(&mut self, unsubscribe: Unsubscribe) {

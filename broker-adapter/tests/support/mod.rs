@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use forebay_broker_adapter::client::{Client, ClientError, ClientSession, Connect
 use forebay_broker_adapter::codec::{
     Connect, ConnectProperties, Decoder, PACKET_BYTES_MAX, Packet, Publish, RequestedFilter, Subscribe, Version, encode,
 };
+use forebay_broker_adapter::proxy_protocol::SIGNATURE;
 use forebay_broker_adapter::{Broker, BrokerOptions, ListenerOptions, NoStore};
 use forebay_engine::event::{Properties, SubscriptionOptions};
 use forebay_engine::{Engine, EngineOptions, QoS};
@@ -207,6 +208,21 @@ pub fn connect_packet(client: &str, username: Option<&str>) -> Packet {
 pub fn subscribe_packet(filter: &str, qos: QoS) -> Packet {
     let filters = vec![RequestedFilter { filter: filter.into(), options: SubscriptionOptions::of_qos(qos) }];
     Packet::Subscribe(Subscribe { packet_id: 1, filters, user: Vec::new() })
+}
+
+/// What a proxy sends for this client (PROXY protocol, version 2), with an extension.
+pub fn proxy_header(client: SocketAddr) -> Vec<u8> {
+    let (family, mut rest) = match client.ip() {
+        IpAddr::V4(ip) => (0x11, [ip.octets(), [10, 0, 0, 1]].concat()),
+        IpAddr::V6(ip) => (0x21, [ip.octets(), [1; 16]].concat()),
+    };
+    rest.extend(client.port().to_be_bytes());
+    rest.extend([0x22, 0xb3, 0x04, 0x00, 0x02, 0x00, 0x00]);
+    let mut out = SIGNATURE.to_vec();
+    out.extend([0x21, family]);
+    out.extend((rest.len() as u16).to_be_bytes());
+    out.extend(rest);
+    out
 }
 
 /// With QoS 1.
