@@ -74,17 +74,22 @@ impl Http {
     }
 }
 
-/// Posts all bodies, each when a connection is free; seconds until the last is answered.
-pub(super) async fn post_all(port: u16, path: &str, bodies: Vec<Vec<u8>>, connections: usize) -> Result<f64> {
-    let (bodies, next, path) = (Arc::new(bodies), Arc::new(AtomicUsize::new(0)), Arc::<str>::from(path));
+/// Posts bodies until there is none of a number, each when a connection is free; seconds until the last is answered.
+pub(super) async fn post_all(
+    port: u16,
+    path: &str,
+    connections: usize,
+    body: impl Fn(usize) -> Option<Vec<u8>> + Send + Sync + 'static,
+) -> Result<f64> {
+    let (body, next, path) = (Arc::new(body), Arc::new(AtomicUsize::new(0)), Arc::<str>::from(path));
     let begun = Instant::now();
     let mut posting = JoinSet::new();
     for _ in 0..connections {
-        let (bodies, next, path) = (bodies.clone(), next.clone(), path.clone());
+        let (body, next, path) = (body.clone(), next.clone(), path.clone());
         posting.spawn(async move {
             let mut link = Http::open(port).await?;
-            while let Some(body) = bodies.get(next.fetch_add(1, Ordering::Relaxed)) {
-                link.ask("POST", &path, body).await?;
+            while let Some(body) = body(next.fetch_add(1, Ordering::Relaxed)) {
+                link.ask("POST", &path, &body).await?;
             }
             anyhow::Ok(())
         });

@@ -1,11 +1,13 @@
-//! InfluxDB by hand: bodies of lines.
+//! InfluxDB by hand: messages become lines, and lines bodies.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use forebay_services::influxdb::{ADMIN, DATABASE, InfluxDb as Service, PASSWORD};
 use forebay_services::{Private, private};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::http::{Http, post_all};
@@ -14,33 +16,40 @@ use super::side::{Side, Work};
 use super::template::Template;
 
 /// Lines of one body: the sink's own number, unless set otherwise.
-const LINES: u64 = 1_000;
+const LINES: usize = 1_000;
 
 const TEMPLATE: &str = r##"{"#": {"measurement": "NAME", "tags": {"topic": "$topic"}, "fields": {"temperature": ["$payload", "temperature"],
     "humidity": ["$payload", "humidity"], "seq": ["$payload", "seq"]}}}"##;
+
+/// What is wanted of a payload.
+#[derive(Deserialize)]
+struct Payload {
+    temperature: f64,
+    humidity: u32,
+    seq: u64,
+}
 
 /// InfluxDB 1.6.
 #[derive(Debug)]
 pub(super) struct InfluxDb {
     template: Template,
-    rows: Option<(Rows, usize)>,
+    /// Messages as they wait: topic and payload.
+    messages: Arc<Vec<(String, String)>>,
+    connections: usize,
 }
 
 impl InfluxDb {
     pub(super) fn new() -> Result<InfluxDb> {
-        Ok(InfluxDb { template: Template::new(TEMPLATE)?, rows: None })
+        Ok(InfluxDb { template: Template::new(TEMPLATE)?, messages: Arc::default(), connections: 1 })
     }
+}
 
-    fn line(&self, rows: Rows, n: u64, text: &mut String) {
-        let (topic, time) = (rows.topic(n), SECONDS * 1_000_000_000 + n * 1_000);
-        let (temperature, humidity) = (Rows::temperature(n), Rows::humidity(n));
-        // Writing into a String can't fail.
-        let _ = writeln!(
-            text,
-            "{},topic={topic} temperature={temperature},humidity={humidity},seq={n} {time}",
-            self.template.name()
-        );
-    }
+/// A line of the message number `n`; without one where the payload is not as expected.
+fn line(name: &str, n: usize, topic: &str, payload: &str, text: &mut String) {
+    let Ok(Payload { temperature, humidity, seq }) = serde_json::from_str(payload) else { return };
+    let time = SECONDS * 1_000_000_000 + n as u64 * 1_000;
+    // Writing into a String can't fail.
+    let _ = writeln!(text, "{name},topic={topic} temperature={temperature},humidity={humidity},seq={seq} {time}");
 }
 
 fn path() -> String {
@@ -49,7 +58,7 @@ fn path() -> String {
 
 impl Side for InfluxDb {
     fn names(&self) -> (&'static str, &'static str) {
-        ("InfluxDB", "POST of 1,000 lines")
+        ("InfluxDB", "POST of 1,000 lines, made of payloads")
     }
 
     fn start(&self) -> Result<Option<Private>> {
@@ -85,30 +94,34 @@ impl Side for InfluxDb {
     }
 
     fn prepare(&mut self, rows: Rows, connections: usize) -> Result<()> {
-        self.rows = Some((rows, connections));
+        self.messages = Arc::new((0..rows.messages).map(|n| (rows.topic(n), rows.payload(n))).collect());
+        self.connections = connections;
         Ok(())
     }
 
     fn bulk(&self, port: u16) -> Work<'_, f64> {
         Box::pin(async move {
-            let (rows, connections) = self.rows.context("the bulk way was not prepared")?;
-            let mut bodies = Vec::new();
-            for begin in (0..rows.messages).step_by(LINES as usize) {
-                let mut body = String::new();
-                (begin..(begin + LINES).min(rows.messages)).for_each(|n| self.line(rows, n, &mut body));
-                bodies.push(body.into_bytes());
-            }
-            post_all(port, &path(), bodies, connections).await
+            let (messages, name) = (self.messages.clone(), self.template.name());
+            post_all(port, &path(), self.connections, move |body| {
+                let begin = body * LINES;
+                let part = messages.get(begin..(begin + LINES).min(messages.len())).filter(|part| !part.is_empty())?;
+                let mut text = String::with_capacity(part.len() * 128);
+                for (n, (topic, payload)) in (begin..).zip(part) {
+                    line(&name, n, topic, payload, &mut text);
+                }
+                Some(text.into_bytes())
+            })
+            .await
         })
     }
 
     fn plain(&self, port: u16, rows: Rows) -> Work<'_, f64> {
         Box::pin(async move {
-            let mut link = Http::open(port).await?;
+            let (mut link, name) = (Http::open(port).await?, self.template.name());
             let begun = Instant::now();
-            for n in 0..rows.messages {
+            for (n, (topic, payload)) in self.messages.iter().enumerate().take(rows.messages as usize) {
                 let mut body = String::new();
-                self.line(rows, n, &mut body);
+                line(&name, n, topic, payload, &mut body);
                 link.ask("POST", &path(), body.as_bytes()).await?;
             }
             Ok(begun.elapsed().as_secs_f64())

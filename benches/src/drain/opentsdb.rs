@@ -90,8 +90,8 @@ impl Side for OpenTsdb {
                     (begin..(begin + POINTS).min(rows.messages)).map(|n| self.put(rows, n)).collect();
                 format!("[{}]", puts.join(",")).into_bytes()
             };
-            let bodies = (0..rows.messages).step_by(POINTS as usize).map(body).collect();
-            post_all(port, PUT, bodies, connections).await
+            let bodies: Vec<Vec<u8>> = (0..rows.messages).step_by(POINTS as usize).map(body).collect();
+            post_all(port, PUT, connections, move |n| bodies.get(n).cloned()).await
         })
     }
 
