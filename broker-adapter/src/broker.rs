@@ -23,6 +23,7 @@ use crate::metrics::PacketCounters;
 use crate::options::{BrokerOptions, LiveBusKind};
 use crate::registry::{ClientView, Command, Registry};
 use crate::store::Store;
+use crate::system::{self, Traffic};
 
 /// Why a broker did not start.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +96,7 @@ pub(crate) struct Shared {
     pub(crate) connects: AtomicU64,
     pub(crate) refused: AtomicU64,
     pub(crate) counters: PacketCounters,
+    pub(crate) traffic: Traffic,
     pub(crate) stop: watch::Sender<bool>,
 }
 
@@ -166,6 +168,7 @@ impl Broker {
             connects: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             counters: PacketCounters::new(),
+            traffic: Traffic::default(),
             stop: watch::channel(false).0,
         });
         janitor::close_what_was_open(&shared).await.map_err(|error| StartError::Log(error.text.to_owned()))?;
@@ -177,6 +180,7 @@ impl Broker {
             tasks.spawn(listener::listen(Arc::clone(&shared), listener, socket));
         }
         tasks.spawn(janitor::run(Arc::clone(&shared)));
+        tasks.spawn(system::run(Arc::clone(&shared)));
         Ok(Broker { shared, listeners, tasks: Mutex::new(tasks) })
     }
 

@@ -6,7 +6,7 @@ use forebay_engine::delivery::Mailbox;
 use forebay_engine::event::{ClientDisconnected, CursorAt, DisconnectReason, Event, Published};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
-use crate::codec::{Disconnect, Packet, encode};
+use crate::codec::{Disconnect, Packet, encode_fitting};
 use crate::listener::Stream;
 use crate::metrics::DISCONNECTS;
 use crate::registry::{Parked, Seat};
@@ -24,10 +24,11 @@ pub(crate) async fn end<S: Stream>(mut session: Session, close: Close, seat: Sea
     tracing::debug!(client = %session.info.client, reason = close.reason.as_str(), text = close.text, "disconnected");
     let mut farewell = std::mem::take(&mut session.out);
     if let Some(code) = close.code.filter(|_| session.info.version.is_v5()) {
-        let mut disconnect = Disconnect::new(code);
-        disconnect.properties.reason_string = session.info.problem_information.then(|| close.text.into());
-        // It can't fail: the text is short.
-        let _ = encode(&Packet::Disconnect(disconnect), session.info.version, &mut farewell);
+        let (plain, mut told) = (Disconnect::new(code), Disconnect::new(code));
+        told.properties.reason_string = session.info.problem_information.then(|| close.text.into());
+        let (version, max_bytes) = (session.info.version, session.info.max_packet_bytes);
+        // Where even the shortest is too large for the client, the connection's end has to say it.
+        encode_fitting(&[Packet::Disconnect(told), Packet::Disconnect(plain)], version, max_bytes, &mut farewell);
     }
     log_end(session, &close).await;
     drop(seat);

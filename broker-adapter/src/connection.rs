@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 
 use crate::broker::Shared;
-use crate::codec::{ConnAck, DecodeError, Decoder, Packet, Version, encode, reason};
+use crate::codec::{ConnAck, DecodeError, Decoder, PACKET_BYTES_MAX, Packet, Version, encode_fitting, reason};
 use crate::handshake::{self, Opened, Refusal};
 use crate::limits::{Limit, Pace};
 use crate::listener::{Arrival, Stream};
@@ -35,6 +35,8 @@ const READ_CHUNK: usize = 64 * 1024;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client is kept waiting for room in the log before its connection ends.
 const FULL_PATIENCE: Duration = Duration::from_secs(60);
+/// Bytes of a packet on its way that count as a sign of life.
+const PROGRESS: usize = 1024;
 /// The timer's step where there is no keep alive.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -44,14 +46,18 @@ pub(crate) async fn serve<S: Stream>(shared: Arc<Shared>, stream: S, arrival: Ar
     let mut input = BytesMut::with_capacity(4096);
     let mut decoder = Decoder::server(shared.options.max_packet_bytes);
     let first = handshake::read_connect(&mut reader, &mut input, &mut decoder);
+    let mut max_packet_bytes = PACKET_BYTES_MAX;
     let opened = match within(&shared, deadline, first).await {
-        Ok(connect) => handshake::open(&shared, *connect, &arrival).await,
+        Ok(connect) => {
+            max_packet_bytes = connect.max_packet_bytes();
+            handshake::open(&shared, *connect, &arrival).await
+        }
         Err(refusal) => Err(refusal),
     };
     let Opened { session, seat, commands, connack } = match opened {
         Ok(opened) => opened,
         Err(refusal) => {
-            refuse(&shared, &refusal, &arrival, &mut writer).await;
+            refuse(&shared, &refusal, &arrival, &mut writer, max_packet_bytes).await;
             return closing::drain(reader, writer).await;
         }
     };
@@ -90,18 +96,26 @@ pub(crate) fn count_refusal(shared: &Shared, refusal: &Refusal, arrival: &Arriva
     }
 }
 
-async fn refuse<S: Stream>(shared: &Shared, refusal: &Refusal, arrival: &Arrival, writer: &mut WriteHalf<S>) {
+async fn refuse<S: Stream>(
+    shared: &Shared,
+    refusal: &Refusal,
+    arrival: &Arrival,
+    writer: &mut WriteHalf<S>,
+    max_packet_bytes: usize,
+) {
     count_refusal(shared, refusal, arrival);
-    answer(refusal, writer).await;
+    answer(refusal, writer, max_packet_bytes).await;
 }
 
 /// Sends the CONNACK that refuses, where there is one.
-pub(crate) async fn answer<S: Stream>(refusal: &Refusal, writer: &mut WriteHalf<S>) {
+pub(crate) async fn answer<S: Stream>(refusal: &Refusal, writer: &mut WriteHalf<S>, max_packet_bytes: usize) {
     if let Some((version, code)) = refusal.answer {
         let mut out = BytesMut::new();
-        let mut ack = ConnAck { code, ..ConnAck::default() };
-        ack.properties.reason_string = Some(refusal.text.as_str().into());
-        if encode(&Packet::ConnAck(Box::new(ack)), version, &mut out).is_ok() {
+        let plain = ConnAck { code, ..ConnAck::default() };
+        let mut told = plain.clone();
+        told.properties.reason_string = Some(refusal.text.as_str().into());
+        let acks = [Packet::ConnAck(Box::new(told)), Packet::ConnAck(Box::new(plain))];
+        if encode_fitting(&acks, version, max_packet_bytes, &mut out) {
             let _ = tokio::time::timeout(WRITE_TIMEOUT, writer.write_all(&out)).await;
         }
     }
@@ -134,6 +148,8 @@ pub(crate) struct Connection<S> {
     /// Where the client's rate is limited.
     pace: Option<Box<Pace>>,
     last_heard: Instant,
+    /// Bytes that came since then.
+    heard: usize,
     keep_alive: Option<Duration>,
     timer: Pin<Box<Sleep>>,
 }
@@ -164,6 +180,7 @@ impl<S: Stream> Connection<S> {
             lookup: None,
             pace,
             last_heard: Instant::now(),
+            heard: 0,
             keep_alive,
             timer: Box::pin(tokio::time::sleep(keep_alive.unwrap_or(IDLE))),
         }
@@ -173,8 +190,9 @@ impl<S: Stream> Connection<S> {
     async fn greet(&mut self, connack: ConnAck) -> Result<(), Close> {
         let mut out = BytesMut::new();
         let info = &self.session.info;
-        encode(&Packet::ConnAck(Box::new(connack)), info.version, &mut out)
-            .map_err(|_| Close::lost("CONNACK can't be written"))?;
+        if !encode_fitting(&[Packet::ConnAck(Box::new(connack))], info.version, info.max_packet_bytes, &mut out) {
+            return Err(Close::lost("CONNACK is larger than the client takes"));
+        }
         match tokio::time::timeout(WRITE_TIMEOUT, self.writer.write_all(&out)).await {
             Ok(Ok(())) => {}
             _ => return Err(Close::lost("CONNACK could not be sent")),
@@ -220,6 +238,7 @@ impl<S: Stream> Connection<S> {
         self.session.pump();
         self.commit()?;
         self.session.release(self.session.shared.engine.durable_end());
+        self.session.report();
         if self.watermark.is_none()
             && let Some(lsn) = self.session.waits_for()
         {
@@ -238,16 +257,21 @@ impl<S: Stream> Connection<S> {
 
     /// Takes in the packets that are buffered, as far as the session takes them. True where none is left.
     fn read_packets(&mut self) -> Result<bool, Close> {
+        let mut complete = false;
         while self.may_read() {
             let before = self.input.len();
             match self.decoder.decode(&mut self.input) {
                 Ok(Some(packet)) => {
+                    self.heard = usize::MAX;
                     if let Some(pace) = &mut self.pace {
                         pace.count(matches!(packet, Packet::Publish(_)), before - self.input.len());
                     }
                     self.session.on_packet(packet)?;
                 }
-                Ok(None) => return Ok(true),
+                Ok(None) => {
+                    complete = true;
+                    break;
+                }
                 Err(error) => {
                     if matches!(error, DecodeError::TooLarge { .. }) {
                         Limit::PacketBytes.hit();
@@ -257,7 +281,11 @@ impl<S: Stream> Connection<S> {
                 }
             }
         }
-        Ok(false)
+        // Keep alive asks for whole packets. A large one on its way counts too, not one that trickles in to hold the connection.
+        if self.heard >= PROGRESS {
+            (self.heard, self.last_heard) = (0, Instant::now());
+        }
+        Ok(complete)
     }
 
     /// One append for everything this turn brought.
@@ -321,7 +349,7 @@ impl<S: Stream> Connection<S> {
         // While it waits for room a little is read ahead, so that the end of a client that gives up is noticed.
         let may_read = self.may_read() || self.blocked.is_some() && self.input.len() < READ_CHUNK;
         let (may_take, may_deliver) = (self.session.may_take(), self.session.may_deliver());
-        let Session { out, mailbox, inbox, .. } = &mut self.session;
+        let Session { out, mailbox, inbox, shared, .. } = &mut self.session;
         let flushes = out.is_empty();
         if may_read && self.input.capacity() - self.input.len() < READ_CHUNK / 8 {
             self.input.reserve(READ_CHUNK);
@@ -337,8 +365,9 @@ impl<S: Stream> Connection<S> {
             }
             written = write_some(&mut self.writer, out), if !flushes || self.unflushed => match written {
                 Err(_) => return Err(Close::lost("the connection broke while writing")),
-                Ok(()) if flushes => self.unflushed = false,
-                Ok(()) => {
+                Ok(_) if flushes => self.unflushed = false,
+                Ok(n) => {
+                    shared.traffic.sent(n);
                     self.unflushed = S::BUFFERS;
                     if out.is_empty() {
                         self.session.written();
@@ -357,7 +386,10 @@ impl<S: Stream> Connection<S> {
             }
             read = self.reader.read_buf(&mut self.input), if may_read => match read {
                 Ok(0) => return Err(Close::lost("the client closed the connection")),
-                Ok(_) => self.last_heard = Instant::now(),
+                Ok(n) => {
+                    self.heard = self.heard.saturating_add(n);
+                    shared.traffic.received(n);
+                }
                 Err(_) => return Err(Close::lost("the connection broke while reading")),
             },
             () = mailbox.ready(), if may_take => {}
@@ -464,13 +496,13 @@ impl<S: Stream> Connection<S> {
 }
 
 /// Writes some of `out`; where there is nothing, flushes what the stream holds back.
-async fn write_some<S: Stream>(writer: &mut WriteHalf<S>, out: &mut BytesMut) -> io::Result<()> {
+async fn write_some<S: Stream>(writer: &mut WriteHalf<S>, out: &mut BytesMut) -> io::Result<usize> {
     if out.is_empty() {
-        return writer.flush().await;
+        return writer.flush().await.map(|()| 0);
     }
     match writer.write_buf(out).await? {
         0 => Err(io::ErrorKind::WriteZero.into()),
-        _ => Ok(()),
+        n => Ok(n),
     }
 }
 

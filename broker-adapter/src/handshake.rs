@@ -16,14 +16,12 @@ use tokio::sync::mpsc;
 
 use crate::access::{Attempt, Denied, Gate, Identity};
 use crate::broker::Shared;
-use crate::codec::{
-    ConnAck, ConnAckProperties, Connect, DecodeError, Decoder, PACKET_BYTES_MAX, Packet, Version, reason,
-};
+use crate::codec::{ConnAck, ConnAckProperties, Connect, DecodeError, Decoder, Packet, Version, reason};
 use crate::limits::Limit;
 use crate::listener::Arrival;
 use crate::live_bus::LiveInbox;
 use crate::registry::{Command, Seat};
-use crate::session::{ClientInfo, Outbound, Session, Start, restore};
+use crate::session::{ClientInfo, Outbound, Session, Start, payload_is_as_promised, restore};
 
 /// A refused CONNECT: the CONNACK to send, if any, and why.
 pub(crate) struct Refusal {
@@ -40,6 +38,17 @@ impl Refusal {
 
     fn malformed(text: impl Into<String>) -> Refusal {
         Refusal::silent("malformed", text)
+    }
+
+    /// A CONNECT that can't be read: MQTT 5 has codes for what is wrong with it, before that nothing is answered.
+    fn undecodable(asked: Option<Version>, error: DecodeError) -> Refusal {
+        let text = error.to_string();
+        match asked {
+            Some(Version::V5) => {
+                Refusal { label: "malformed", ..Refusal::coded(Version::V5, error.reason_code(), 0, &text) }
+            }
+            _ => Refusal::malformed(text),
+        }
     }
 
     fn unauthorized(version: Version, v5: u8, v3: u8, text: &str) -> Refusal {
@@ -83,7 +92,7 @@ pub(crate) async fn read_connect(
                 if matches!(error, DecodeError::TooLarge { .. }) {
                     Limit::PacketBytes.hit();
                 }
-                return Err(Refusal::malformed(error.to_string()));
+                return Err(Refusal::undecodable(decoder.version_asked(), error));
             }
         }
         match stream.read_buf(input).await {
@@ -179,18 +188,30 @@ fn check(connect: &Connect, shared: &Shared) -> Result<(), Refusal> {
         return Err(Refusal::coded(version, reason::CLIENT_IDENTIFIER_NOT_VALID, 2, &text));
     }
     let Some(will) = &connect.will else { return Ok(()) };
-    let text = if let Err(error) = check_name(&will.topic) {
-        format!("the will's topic is refused: {error}")
-    } else if let Some(limit) = limits.topic(&will.topic) {
-        limit.hit();
-        format!("the will's topic is refused: {}", limit.text())
+    let refused = if let Err(error) = check_name(&will.topic) {
+        Some(format!("the will's topic is refused: {error}"))
     } else {
-        return Ok(());
+        limits.topic(&will.topic).map(|limit| {
+            limit.hit();
+            format!("the will's topic is refused: {}", limit.text())
+        })
     };
-    Err(match version {
-        Version::V5 => Refusal::coded(version, reason::TOPIC_NAME_INVALID, 0, &text),
-        Version::V31 | Version::V311 => Refusal::malformed(text),
-    })
+    if let Some(text) = refused {
+        return Err(match version {
+            Version::V5 => Refusal::coded(version, reason::TOPIC_NAME_INVALID, 0, &text),
+            Version::V31 | Version::V311 => Refusal::malformed(text),
+        });
+    }
+    // What follows is said by properties, which only MQTT 5 has.
+    if will.properties.response_topic.as_ref().is_some_and(|topic| check_name(topic).is_err()) {
+        let text = "the will's response topic is no topic name";
+        return Err(Refusal::coded(version, reason::PROTOCOL_ERROR, 0, text));
+    }
+    if !payload_is_as_promised(&will.properties, &will.payload) {
+        let text = "the will's payload is not the UTF-8 that its format indicator promises";
+        return Err(Refusal::coded(version, reason::PAYLOAD_FORMAT_INVALID, 0, text));
+    }
+    Ok(())
 }
 
 /// The client id, and whether it was chosen here.
@@ -275,7 +296,6 @@ fn client_info(
             properties: will.properties.clone(),
         },
     });
-    let max_packet_bytes = c.properties.maximum_packet_size.map_or(PACKET_BYTES_MAX, |n| n as usize);
     ClientInfo {
         client,
         username,
@@ -287,7 +307,8 @@ fn client_info(
         expiry_s: asked_expiry_s.min(options.session_expiry_max),
         will,
         window: c.properties.receive_maximum.unwrap_or(u16::MAX).min(options.send_window).max(1),
-        max_packet_bytes,
+        max_packet_bytes: c.max_packet_bytes(),
+        topic_aliases: c.properties.topic_alias_maximum.unwrap_or(0).min(options.sent_topic_aliases),
         problem_information: c.properties.request_problem_information.unwrap_or(true),
     }
 }

@@ -24,6 +24,7 @@ pub mod proxy_protocol;
 mod registry;
 mod session;
 mod store;
+mod system;
 
 pub use broker::{Broker, BrokerStats, Proxy, ProxyError, StartError};
 pub use limits::Limits;
@@ -33,7 +34,8 @@ pub use listener::{
 };
 pub use options::{
     BrokerOptions, DEFAULT_CONNECT_TIMEOUT, DEFAULT_LIVE_QUEUE, DEFAULT_MAX_CONNECTIONS, DEFAULT_MAX_PACKET_BYTES,
-    DEFAULT_PENDING_ACKS, DEFAULT_RECEIVE_MAXIMUM, DEFAULT_SEND_WINDOW, DEFAULT_TOPIC_ALIAS_MAXIMUM, LiveBusKind,
+    DEFAULT_PENDING_ACKS, DEFAULT_RECEIVE_MAXIMUM, DEFAULT_SEND_WINDOW, DEFAULT_SENT_TOPIC_ALIASES,
+    DEFAULT_SYSTEM_INTERVAL, DEFAULT_TOPIC_ALIAS_MAXIMUM, LiveBusKind,
 };
 pub use registry::ClientView;
 pub use store::{NoStore, Store};

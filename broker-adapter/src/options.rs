@@ -18,6 +18,10 @@ pub const DEFAULT_RECEIVE_MAXIMUM: u16 = 1024;
 pub const DEFAULT_SEND_WINDOW: u16 = 1024;
 /// Topic aliases a client may use by default.
 pub const DEFAULT_TOPIC_ALIAS_MAXIMUM: u16 = 64;
+/// Topic aliases sent to one client by default, where the client takes that many.
+pub const DEFAULT_SENT_TOPIC_ALIASES: u16 = 16;
+/// Time between two reports in `$SYS` by default.
+pub const DEFAULT_SYSTEM_INTERVAL: Duration = Duration::from_secs(10);
 /// Live messages that wait for one slow client by default before QoS 0 is shed.
 pub const DEFAULT_LIVE_QUEUE: usize = 4096;
 /// Acknowledgements that wait for the disk, per connection, by default before its reading pauses.
@@ -50,6 +54,10 @@ pub struct BrokerOptions {
     pub send_window: u16,
     /// Topic aliases an MQTT 5 client may use, 0 = none.
     pub topic_alias_maximum: u16,
+    /// Topic aliases sent to one client at most, where it takes them and they save bytes; 0 = none are sent.
+    pub sent_topic_aliases: u16,
+    /// Time between two reports of the broker on itself in the topics `$SYS/broker/…`; zero = none.
+    pub system_interval: Duration,
     /// Longest keep alive in seconds; MQTT 5 clients that ask for more, or for none, are told this one. `None` = no limit.
     pub max_keep_alive: Option<u16>,
     /// Which implementation carries live messages.
@@ -78,6 +86,8 @@ impl Default for BrokerOptions {
             receive_maximum: DEFAULT_RECEIVE_MAXIMUM,
             send_window: DEFAULT_SEND_WINDOW,
             topic_alias_maximum: DEFAULT_TOPIC_ALIAS_MAXIMUM,
+            sent_topic_aliases: DEFAULT_SENT_TOPIC_ALIASES,
+            system_interval: DEFAULT_SYSTEM_INTERVAL,
             max_keep_alive: None,
             live_bus: LiveBusKind::default(),
             live_queue: DEFAULT_LIVE_QUEUE,

@@ -78,6 +78,12 @@ pub struct MqttSettings {
     pub send_maximum: u64,
     /// Longest session expiry granted, seconds.
     pub session_expiry_s_max: u64,
+    /// Longest keep alive granted, seconds; 0 = no limit.
+    pub keep_alive_s_max: u64,
+    /// Topic aliases sent to one client at most; 0 = none.
+    pub topic_aliases_sent: u64,
+    /// Time between two reports in `$SYS`, seconds; 0 = none.
+    pub sys_interval_s: u64,
     /// What carries messages that are not waited for (QoS 0): false = our own matcher, true = rumqttd's router.
     pub rumqttd_bus: bool,
 }
@@ -268,6 +274,9 @@ impl Default for Settings {
                 receive_maximum: 1024,
                 send_maximum: 1024,
                 session_expiry_s_max: u64::from(u32::MAX),
+                keep_alive_s_max: 0,
+                topic_aliases_sent: 16,
+                sys_interval_s: 10,
                 rumqttd_bus: false,
             },
             listeners: Vec::new(),

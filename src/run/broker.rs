@@ -94,6 +94,9 @@ pub async fn start(
         live_queue: size(settings.limits.live_queue_messages_max),
         limits: settings.limits.limits(),
         session_expiry_max: u32::try_from(mqtt.session_expiry_s_max).unwrap_or(u32::MAX),
+        max_keep_alive: u16::try_from(mqtt.keep_alive_s_max).ok().filter(|seconds| *seconds > 0),
+        sent_topic_aliases: u16::try_from(mqtt.topic_aliases_sent).unwrap_or(u16::MAX),
+        system_interval: Duration::from_secs(mqtt.sys_interval_s),
         live_bus: if mqtt.rumqttd_bus { LiveBusKind::Rumqttd } else { LiveBusKind::Trie },
         access: access.clone(),
         ..BrokerOptions::default()

@@ -35,6 +35,9 @@ impl Gate {
 
     /// Whether the client may publish to a topic.
     pub(crate) fn may_publish(&mut self, topic: &str) -> bool {
+        if is_system(topic) {
+            return denied("publish");
+        }
         let Some(access) = &self.access else { return true };
         let generation = access.generation();
         if let Some(last) = &self.last
@@ -59,6 +62,9 @@ impl Gate {
 
     /// Whether the client may leave a will with this topic.
     pub(crate) fn may_leave_will(&self, topic: &str) -> bool {
+        if is_system(topic) {
+            return denied("will");
+        }
         let Some(access) = &self.access else { return true };
         access.may(&self.identity, Action::Publish, topic) || denied("will")
     }
@@ -72,6 +78,11 @@ impl Gate {
         topic::check_filter(inner).is_ok() && access.may(&self.identity, Action::Subscribe, inner)
             || denied("subscribe")
     }
+}
+
+/// Topics in which the broker speaks of itself: nobody else publishes there.
+fn is_system(topic: &str) -> bool {
+    topic.strip_prefix("$SYS").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn denied(what: &'static str) -> bool {

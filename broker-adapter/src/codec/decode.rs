@@ -16,6 +16,8 @@ use super::reader::Reader;
 #[derive(Clone, Debug)]
 pub struct Decoder {
     version: Option<Version>,
+    /// What the first packet said of its version, before the rest of it was looked at.
+    asked: Option<Version>,
     max_packet_bytes: usize,
 }
 
@@ -23,19 +25,25 @@ impl Decoder {
     /// For a server: the first packet must be CONNECT and tells the version.
     #[must_use]
     pub const fn server(max_packet_bytes: usize) -> Decoder {
-        Decoder { version: None, max_packet_bytes }
+        Decoder { version: None, asked: None, max_packet_bytes }
     }
 
     /// For a client that has asked for `version`.
     #[must_use]
     pub const fn client(version: Version, max_packet_bytes: usize) -> Decoder {
-        Decoder { version: Some(version), max_packet_bytes }
+        Decoder { version: Some(version), asked: None, max_packet_bytes }
     }
 
     /// The connection's version, once known.
     #[must_use]
     pub const fn version(&self) -> Option<Version> {
         self.version
+    }
+
+    /// The version that a CONNECT asked for, also where the rest of it was refused: how its sender can be answered.
+    #[must_use]
+    pub const fn version_asked(&self) -> Option<Version> {
+        self.asked
     }
 
     /// Takes the first packet off `input`; `None` while it is not complete.
@@ -83,7 +91,7 @@ impl Decoder {
         let (kind, flags) = (first >> 4, first & 0x0f);
         let Some(version) = self.version else {
             no_flags(flags)?;
-            let connect = connect(Reader::new(body))?;
+            let connect = connect(Reader::new(body), &mut self.asked)?;
             self.version = Some(connect.version);
             return Ok(Packet::Connect(Box::new(connect)));
         };
@@ -93,7 +101,7 @@ impl Decoder {
         }
         check_flags(kind, flags, version)?;
         match kind {
-            1 => connect(reader).map(|c| Packet::Connect(Box::new(c))),
+            1 => connect(reader, &mut None).map(|c| Packet::Connect(Box::new(c))),
             2 => connack(reader, version).map(|a| Packet::ConnAck(Box::new(a))),
             4 => ack(reader, version).map(Packet::PubAck),
             5 => ack(reader, version).map(Packet::PubRec),
@@ -127,7 +135,7 @@ fn check_flags(kind: u8, flags: u8, version: Version) -> Result<(), DecodeError>
     }
 }
 
-fn connect(mut r: Reader) -> Result<Connect, DecodeError> {
+fn connect(mut r: Reader, asked: &mut Option<Version>) -> Result<Connect, DecodeError> {
     let name = r.string()?;
     let level = r.u8()?;
     let version = match (&*name, level) {
@@ -137,6 +145,7 @@ fn connect(mut r: Reader) -> Result<Connect, DecodeError> {
         ("MQTT" | "MQIsdp", level) => return Err(DecodeError::UnsupportedVersion(level)),
         _ => return Err(DecodeError::ProtocolName),
     };
+    *asked = Some(version);
     let flags = r.u8()?;
     let (has_will, has_username, has_password) = (flags & 0x04 != 0, flags & 0x80 != 0, flags & 0x40 != 0);
     let will_qos = QoS::from_u8(flags >> 3 & 3).ok_or(DecodeError::InvalidQoS)?;
@@ -215,14 +224,18 @@ fn subscribe(mut r: Reader, version: Version) -> Result<Subscribe, DecodeError> 
     while !r.is_empty() {
         let filter = r.string()?;
         let byte = r.u8()?;
-        let qos = QoS::from_u8(byte & 3).ok_or(DecodeError::InvalidQoS)?;
+        let three = if version.is_v5() { DecodeError::SubscriptionValue } else { DecodeError::InvalidQoS };
+        let qos = QoS::from_u8(byte & 3).ok_or(three)?;
         let mut options = SubscriptionOptions { identifier, ..SubscriptionOptions::of_qos(qos) };
         if version.is_v5() {
             options.no_local = byte & 4 != 0;
             options.retain_as_published = byte & 8 != 0;
             options.retain_handling = byte >> 4 & 3;
-            if byte & 0xc0 != 0 || options.retain_handling == 3 {
+            if byte & 0xc0 != 0 {
                 return Err(DecodeError::SubscriptionOptions);
+            }
+            if options.retain_handling == 3 {
+                return Err(DecodeError::SubscriptionValue);
             }
         } else if byte & 0xfc != 0 {
             return Err(DecodeError::SubscriptionOptions);

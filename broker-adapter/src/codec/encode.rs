@@ -29,6 +29,18 @@ pub fn encode(packet: &Packet, version: Version, out: &mut BytesMut) -> Result<(
     result
 }
 
+/// Appends the first of `packets` that is not larger than `max_bytes`; false where none is.
+pub(crate) fn encode_fitting(packets: &[Packet], version: Version, max_bytes: usize, out: &mut BytesMut) -> bool {
+    let before = out.len();
+    packets.iter().any(|packet| {
+        let fits = encode(packet, version, out).is_ok() && out.len() - before <= max_bytes;
+        if !fits {
+            out.truncate(before);
+        }
+        fits
+    })
+}
+
 fn write(packet: &Packet, version: Version, out: &mut BytesMut) -> Result<(), EncodeError> {
     match packet {
         Packet::Connect(connect) => framed(out, PacketKind::Connect, 0, |out| put_connect(out, connect)),

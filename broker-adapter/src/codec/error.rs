@@ -29,8 +29,22 @@ pub mod reason {
     pub const PACKET_TOO_LARGE: u8 = 0x95;
     pub const QUOTA_EXCEEDED: u8 = 0x97;
     pub const ADMINISTRATIVE_ACTION: u8 = 0x98;
+    pub const PAYLOAD_FORMAT_INVALID: u8 = 0x99;
     pub const SHARED_SUBSCRIPTIONS_NOT_SUPPORTED: u8 = 0x9E;
     pub const CONNECTION_RATE_EXCEEDED: u8 = 0x9F;
+
+    /// What a refusal says to people, in the words of this server; `None` where the code alone is all there is to say.
+    #[must_use]
+    pub const fn text(code: u8) -> Option<&'static str> {
+        Some(match code {
+            NOT_AUTHORIZED => "not allowed to this client",
+            QUOTA_EXCEEDED => "no room for it now; try again later",
+            PAYLOAD_FORMAT_INVALID => "the payload is not the UTF-8 that its format indicator promises",
+            TOPIC_FILTER_INVALID => "a topic filter that MQTT does not allow",
+            SHARED_SUBSCRIPTIONS_NOT_SUPPORTED => "shared subscriptions are not supported",
+            _ => return None,
+        })
+    }
 }
 
 /// Why bytes are not a packet. [`DecodeError::reason_code`] is what an MQTT 5 peer is told.
@@ -98,9 +112,12 @@ pub enum DecodeError {
     /// SUBSCRIBE, UNSUBSCRIBE, SUBACK or UNSUBACK with nothing in it.
     #[error("the packet lists no topic filter")]
     NoFilters,
-    /// Subscription options with reserved bits or a retain handling of 3.
-    #[error("the subscription options are malformed")]
+    /// Subscription options with reserved bits.
+    #[error("reserved bits of the subscription options are set")]
     SubscriptionOptions,
+    /// Subscription options of MQTT 5 with a QoS or a retain handling of 3.
+    #[error("the subscription options have a QoS or a retain handling of 3")]
+    SubscriptionValue,
     /// A topic alias of zero.
     #[error("topic alias 0 is not allowed")]
     TopicAliasZero,
@@ -115,7 +132,7 @@ impl DecodeError {
             DecodeError::UnsupportedVersion(_) => reason::UNSUPPORTED_PROTOCOL_VERSION,
             DecodeError::TopicAliasZero => reason::TOPIC_ALIAS_INVALID,
             DecodeError::ConnectExpected
-            | DecodeError::MisplacedProperty(_)
+            | DecodeError::SubscriptionValue
             | DecodeError::DuplicateProperty(_)
             | DecodeError::PropertyValue(_)
             | DecodeError::NoFilters => reason::PROTOCOL_ERROR,

@@ -12,6 +12,7 @@ mod property;
 mod reader;
 
 pub use decode::Decoder;
+pub(crate) use encode::encode_fitting;
 pub use encode::{EncodeError, encode};
 pub use error::{DecodeError, reason};
 pub use packet::{

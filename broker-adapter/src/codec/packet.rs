@@ -92,6 +92,14 @@ pub struct Connect {
     pub properties: ConnectProperties,
 }
 
+impl Connect {
+    /// The largest packet its client takes, bytes.
+    #[must_use]
+    pub fn max_packet_bytes(&self) -> usize {
+        self.properties.maximum_packet_size.map_or(super::PACKET_BYTES_MAX, |bytes| bytes as usize)
+    }
+}
+
 /// The will in a CONNECT.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConnectWill {

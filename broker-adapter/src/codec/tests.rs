@@ -281,7 +281,9 @@ fn malformed_packets_are_refused_with_their_reason() {
         (V5, &[0x30, 6, 0, 1, b'a', 2, 0x7e, 0], E::UnknownProperty(0x7e)),
         (V5, &[0x30, 7, 0, 1, b'a', 3, 0x23, 0, 0], E::TopicAliasZero),
         (V5, &[0x82, 11, 0, 1, 4, 0x0b, 1, 0x0b, 2, 0, 1, b'a', 0], E::DuplicateProperty(0x0b)),
-        (V5, &[0x82, 7, 0, 1, 0, 0, 1, b'a', 0x30], E::SubscriptionOptions),
+        (V5, &[0x82, 7, 0, 1, 0, 0, 1, b'a', 0x30], E::SubscriptionValue),
+        (V5, &[0x82, 7, 0, 1, 0, 0, 1, b'a', 3], E::SubscriptionValue),
+        (V5, &[0x82, 7, 0, 1, 0, 0, 1, b'a', 0x40], E::SubscriptionOptions),
     ] {
         assert_eq!(error(version, bytes), expected, "{bytes:02x?}");
     }

@@ -175,7 +175,7 @@ async fn turn_away(shared: Arc<Shared>, tcp: TcpStream, limit: Limit, turn: Owne
         let mut input = BytesMut::with_capacity(1024);
         let mut decoder = Decoder::server(TURNED_AWAY_CONNECT_BYTES);
         if let Ok(connect) = handshake::read_connect(&mut reader, &mut input, &mut decoder).await {
-            connection::answer(&Refusal::over(connect.version, limit), &mut writer).await;
+            connection::answer(&Refusal::over(connect.version, limit), &mut writer, connect.max_packet_bytes()).await;
             closing::drain(reader, writer).await;
         }
     };

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -28,6 +29,17 @@ pub struct LiveMessage {
     pub retain: bool,
     /// Identifiers of the matching subscriptions.
     pub identifiers: Vec<u32>,
+    /// Since when it waits, where it expires.
+    since: Option<Instant>,
+}
+
+impl LiveMessage {
+    /// Seconds of its expiry that are left, rounded up; 0 = it has expired, `None` = it does not expire.
+    #[must_use]
+    pub fn remaining_expiry_s(&self) -> Option<u32> {
+        let waited = u32::try_from(self.since?.elapsed().as_secs()).unwrap_or(u32::MAX);
+        self.message.properties.expiry_s.map(|expiry_s| expiry_s.saturating_sub(waited))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -128,6 +140,7 @@ impl LiveInbox {
                 message: kept,
                 retain: message.retain && as_published,
                 identifiers,
+                since: message.properties.expiry_s.map(|_| Instant::now()),
             });
         }
         self.filled.notify_one();

@@ -4,9 +4,14 @@ use std::collections::HashMap;
 
 use bytestring::ByteString;
 
-/// A topic alias that is 0, too large, or stands for nothing yet.
+/// A topic alias that says nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct UnknownAlias;
+pub(crate) enum AliasError {
+    /// 0, or more than the client was granted.
+    OutOfRange,
+    /// It stands for nothing yet.
+    Unknown,
+}
 
 /// The inbound side of a session.
 #[derive(Debug)]
@@ -69,13 +74,15 @@ impl Inbound {
     }
 
     /// The topic that a PUBLISH means.
-    pub(crate) fn resolve(&mut self, topic: ByteString, alias: Option<u16>) -> Result<ByteString, UnknownAlias> {
+    pub(crate) fn resolve(&mut self, topic: ByteString, alias: Option<u16>) -> Result<ByteString, AliasError> {
         let Some(alias) = alias else { return Ok(topic) };
-        let slot = usize::from(alias).checked_sub(1).and_then(|at| self.aliases.get_mut(at)).ok_or(UnknownAlias)?;
+        let slot =
+            usize::from(alias).checked_sub(1).and_then(|at| self.aliases.get_mut(at)).ok_or(AliasError::OutOfRange)?;
         if topic.is_empty() {
-            return slot.clone().ok_or(UnknownAlias);
+            return slot.clone().ok_or(AliasError::Unknown);
         }
-        *slot = Some(topic.clone());
+        // A copy: a part of the input would keep all of it in memory for as long as the connection lasts.
+        *slot = Some(ByteString::from(topic.to_string()));
         Ok(topic)
     }
 }
@@ -105,8 +112,8 @@ mod tests {
         assert_eq!(inbound.resolve("".into(), Some(1)), Ok("a".into()));
         assert_eq!(inbound.resolve("b".into(), Some(1)), Ok("b".into()));
         assert_eq!(inbound.resolve("".into(), Some(1)), Ok("b".into()));
-        assert_eq!(inbound.resolve("".into(), Some(2)), Err(UnknownAlias));
-        assert_eq!(inbound.resolve("c".into(), Some(3)), Err(UnknownAlias));
+        assert_eq!(inbound.resolve("".into(), Some(2)), Err(AliasError::Unknown));
+        assert_eq!(inbound.resolve("c".into(), Some(3)), Err(AliasError::OutOfRange));
         assert_eq!(inbound.resolve("c".into(), None), Ok("c".into()));
     }
 }

@@ -1,12 +1,13 @@
 //! Packets from the client.
 
-use forebay_engine::event::{DisconnectReason, Event, Origin, Published, Received, Released};
+use forebay_engine::event::{DisconnectReason, Event, Origin, Properties, Published, Received, Released};
 use forebay_engine::topic::check_name;
 use forebay_engine::{Message, QoS};
 
+use super::inbound::AliasError;
 use super::outbound::Step;
 use super::{AckOutcome, Close, Reply, Session, Stage};
-use crate::codec::{Ack, Disconnect, Packet, Publish, reason};
+use crate::codec::{Ack, AckProperties, Disconnect, Packet, Publish, reason};
 use crate::limits::Limit;
 
 impl Session {
@@ -44,7 +45,7 @@ impl Session {
             }
             Packet::Disconnect(disconnect) => Err(self.on_disconnect(&disconnect)),
             Packet::Auth(_) => {
-                Err(Close::protocol(reason::BAD_AUTHENTICATION_METHOD, "extended authentication is not supported"))
+                Err(Close::protocol(reason::PROTOCOL_ERROR, "AUTH without an authentication method in CONNECT"))
             }
             Packet::Connect(_) => Err(Close::protocol(reason::PROTOCOL_ERROR, "a second CONNECT")),
             Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
@@ -55,6 +56,7 @@ impl Session {
 
     fn on_publish(&mut self, publish: Publish) -> Result<(), Close> {
         self.shared.counters.publish_received(publish.qos);
+        self.tally.received += 1;
         let (qos, id) = (publish.qos, publish.packet_id);
         let message = self.message(publish)?;
         let again = qos == QoS::ExactlyOnce && self.inbound.is_received(id);
@@ -64,6 +66,13 @@ impl Session {
         if let Some(limit) = self.shared.options.limits.topic(&message.topic).filter(|_| !again) {
             limit.hit();
             return self.refuse_publish(qos, id, reason::TOPIC_NAME_INVALID, limit.text());
+        }
+        if !again && !payload_is_as_promised(&message.properties, &message.payload) {
+            let text = "a payload that is not the UTF-8 its format indicator promises";
+            if qos == QoS::AtMostOnce {
+                return Err(Close::protocol(reason::PAYLOAD_FORMAT_INVALID, text));
+            }
+            return self.refuse_publish(qos, id, reason::PAYLOAD_FORMAT_INVALID, text);
         }
         match qos {
             QoS::AtMostOnce => {
@@ -153,10 +162,10 @@ impl Session {
         if publish.topic.is_empty() && publish.topic_alias.is_none() && self.info.version.is_v5() {
             return Err(Close::protocol(reason::PROTOCOL_ERROR, "neither a topic nor a topic alias"));
         }
-        let topic = self
-            .inbound
-            .resolve(publish.topic, publish.topic_alias)
-            .map_err(|_| Close::protocol(reason::TOPIC_ALIAS_INVALID, "a topic alias that stands for nothing"))?;
+        let topic = self.inbound.resolve(publish.topic, publish.topic_alias).map_err(|error| match error {
+            AliasError::OutOfRange => Close::protocol(reason::TOPIC_ALIAS_INVALID, "a topic alias out of range"),
+            AliasError::Unknown => Close::protocol(reason::PROTOCOL_ERROR, "a topic alias that stands for nothing"),
+        })?;
         if check_name(&topic).is_err() {
             return Err(Close::protocol(reason::TOPIC_NAME_INVALID, "a topic name that is empty or has a wildcard"));
         }
@@ -184,7 +193,7 @@ impl Session {
             let released = Released { client: self.info.client.clone(), packet_id: id };
             self.batch.reply_after(Event::Released(released), Reply::PubComp { id, reason: 0 });
         } else {
-            self.answer(Reply::PubComp { id, reason: 0 });
+            self.batch.reply(Reply::PubComp { id, reason: 0 });
         }
     }
 
@@ -201,9 +210,8 @@ impl Session {
                 let received = Received { client: self.info.client.clone(), packet_id: id };
                 self.batch.reply_after(Event::Received(received), Reply::PubRel { id });
             }
-            Step::Received => self.answer(Reply::PubRel { id }),
-            // Behind the first PUBREL, if that still waits for the disk.
-            Step::Again => self.batch.reply(Reply::PubRel { id }),
+            // In their turn: behind the first PUBREL too, if that still waits for the disk.
+            Step::Received | Step::Again => self.batch.reply(Reply::PubRel { id }),
             Step::Unknown => {
                 self.write(&Packet::PubRel(Ack::new(id, reason::PACKET_ID_NOT_FOUND)));
             }
@@ -236,11 +244,9 @@ impl Session {
             }
             Reply::PubAckRefused { id, reason } => {
                 self.inbound.answered();
-                self.write(&Packet::PubAck(Ack::new(id, reason)));
+                self.write_refusal(Packet::PubAck, id, reason);
             }
-            Reply::PubRecRefused { id, reason } => {
-                self.write(&Packet::PubRec(Ack::new(id, reason)));
-            }
+            Reply::PubRecRefused { id, reason } => self.write_refusal(Packet::PubRec, id, reason),
             Reply::PubComp { id, reason } => {
                 self.write(&Packet::PubComp(Ack::new(id, reason)));
             }
@@ -259,7 +265,22 @@ impl Session {
         }
     }
 
+    /// Writes a PUBACK or PUBREC that refuses, with the reason in words where the client wants it and has room for it.
+    fn write_refusal(&mut self, packet: fn(Ack) -> Packet, id: u16, code: u8) {
+        let plain = Ack::new(id, code);
+        if let Some(text) = reason::text(code).filter(|_| self.info.problem_information && self.info.version.is_v5()) {
+            let properties = AckProperties { reason_string: Some(text.into()), ..AckProperties::default() };
+            if self.write(&packet(Ack { properties: Some(Box::new(properties)), ..plain.clone() })) {
+                return;
+            }
+        }
+        self.write(&packet(plain));
+    }
+
     fn on_disconnect(&mut self, disconnect: &Disconnect) -> Close {
+        if disconnect.properties.server_reference.is_some() {
+            return Close::protocol(reason::PROTOCOL_ERROR, "a server reference in a client's DISCONNECT");
+        }
         if let Some(expiry_s) = disconnect.properties.session_expiry_s {
             if self.info.expiry_s == 0 && expiry_s > 0 {
                 return Close::protocol(reason::PROTOCOL_ERROR, "DISCONNECT can't extend a session that ends with it");
@@ -281,6 +302,11 @@ impl Session {
 fn over_receive_maximum() -> Close {
     Limit::ReceiveMaximum.hit();
     Close::protocol(reason::RECEIVE_MAXIMUM_EXCEEDED, Limit::ReceiveMaximum.text())
+}
+
+/// False where a payload format indicator of 1 stands beside a payload that is not UTF-8.
+pub(crate) fn payload_is_as_promised(properties: &Properties, payload: &[u8]) -> bool {
+    properties.payload_format != Some(1) || std::str::from_utf8(payload).is_ok()
 }
 
 /// A negative acknowledgement counts as one (MQTT 5, 4.4).

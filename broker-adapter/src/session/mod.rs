@@ -3,6 +3,7 @@
 //! Packets go in through [`Session::on_packet`], bytes come out in [`Session::out`], events leave through
 //! [`Session::take_batch`] and come back as [`Session::committed`]; what must be durable before it is sent waits in between.
 
+mod aliases;
 mod inbound;
 mod incoming;
 mod outbound;
@@ -26,8 +27,11 @@ use crate::broker::Shared;
 use crate::codec::{Packet, Version, encode, reason};
 use crate::live_bus::LiveInbox;
 use crate::metrics::DROPPED;
+use crate::system::Tally;
 
+pub(crate) use aliases::Aliases;
 pub(crate) use inbound::Inbound;
+pub(crate) use incoming::payload_is_as_promised;
 pub(crate) use outbound::{InFlight, Outbound, Stage};
 pub(crate) use pending::{Batch, Pending, Reply};
 pub(crate) use requests::{InEffect, Job, apply};
@@ -84,6 +88,8 @@ pub(crate) struct ClientInfo {
     pub(crate) window: u16,
     /// Largest packet the client takes.
     pub(crate) max_packet_bytes: usize,
+    /// Topic aliases that may be sent to the client.
+    pub(crate) topic_aliases: u16,
     /// Reason strings may be sent.
     pub(crate) problem_information: bool,
 }
@@ -105,6 +111,9 @@ pub(crate) struct Session {
     pub(crate) inbox: Arc<LiveInbox>,
     /// What the client may do.
     gate: Gate,
+    aliases: Aliases,
+    /// PUBLISH packets not yet counted in the broker's totals.
+    tally: Tally,
     inbound: Inbound,
     outbound: Outbound,
     subscriptions: HashMap<ByteString, SubscriptionOptions>,
@@ -147,6 +156,8 @@ impl Session {
             resend: start.outbound.in_order().into(),
             outbound: start.outbound,
             shared,
+            aliases: Aliases::new(info.topic_aliases),
+            tally: Tally::default(),
             info,
             out: BytesMut::with_capacity(4096),
             mailbox: start.mailbox,
@@ -271,9 +282,17 @@ impl Session {
         true
     }
 
+    /// Adds what was counted since the last call to the broker's totals.
+    pub(crate) fn report(&mut self) {
+        if self.tally != Tally::default() {
+            self.shared.traffic.add(std::mem::take(&mut self.tally));
+        }
+    }
+
     /// Takes the session apart at the connection's end.
     pub(crate) fn finish(mut self) -> (ClientInfo, Mailbox, Outbound, Vec<u16>) {
         self.settle();
+        self.report();
         for filter in self.subscriptions.keys() {
             self.shared.live.unsubscribe(filter, &self.inbox);
         }

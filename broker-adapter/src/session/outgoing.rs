@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use bytestring::ByteString;
 use forebay_engine::delivery::Delivery;
 use forebay_engine::event::{Delivered, Event, Sent};
 use forebay_engine::{Message, QoS};
 
+use super::aliases::Plan;
 use super::{AckOutcome, InFlight, Reply, Session, Stage};
 use crate::codec::{Ack, Packet, Publish};
 use crate::metrics::DROPPED;
@@ -24,7 +26,12 @@ impl Session {
         self.settle();
         while self.may_deliver() {
             let Some(live) = self.inbox.pop() else { break };
-            let packet = publish(&live.message, None, QoS::AtMostOnce, live.retain, live.identifiers);
+            let remaining = live.remaining_expiry_s();
+            if remaining == Some(0) {
+                metrics::counter!(DROPPED, "reason" => "expired").increment(1);
+                continue;
+            }
+            let packet = publish(&live.message, remaining, QoS::AtMostOnce, live.retain, live.identifiers);
             self.send_unacknowledged(packet);
         }
     }
@@ -127,7 +134,7 @@ impl Session {
     /// True where the PUBLISH is not larger than the client takes.
     fn fits(&mut self, id: u16) -> bool {
         let before = self.out.len();
-        let fits = self.packet(id, false).is_some_and(|packet| self.write(&packet));
+        let fits = self.packet(id, false).is_some_and(|packet| self.write(&Packet::Publish(packet)));
         self.out.truncate(before);
         fits
     }
@@ -135,10 +142,7 @@ impl Session {
     /// Writes the PUBLISH of a delivery; one the client can't take is settled as if it had been sent.
     pub(super) fn send_publish(&mut self, id: u16, dup: bool) {
         let Some(packet) = self.packet(id, dup) else { return };
-        let qos = if let Packet::Publish(publish) = &packet { publish.qos } else { QoS::AtMostOnce };
-        if self.write(&packet) {
-            self.shared.counters.publish_sent(qos);
-        } else {
+        if !self.write_publish(packet) {
             self.drop_too_large(id);
         }
     }
@@ -152,22 +156,50 @@ impl Session {
         }
     }
 
-    fn packet(&self, id: u16, dup: bool) -> Option<Packet> {
+    fn packet(&self, id: u16, dup: bool) -> Option<Publish> {
         let delivery = self.outbound.get(id)?;
         let message = delivery.message.as_ref()?;
         let remaining = message.remaining_expiry_s(delivery.time_us, self.shared.engine.now_us());
         let mut packet = publish(message, remaining, delivery.qos, delivery.retain, delivery.identifiers.clone());
         packet.packet_id = id;
         packet.dup = dup;
-        Some(Packet::Publish(packet))
+        Some(packet)
     }
 
     fn send_unacknowledged(&mut self, publish: Publish) -> bool {
-        let sent = self.write(&Packet::Publish(publish));
-        if sent {
-            self.shared.counters.publish_sent(QoS::AtMostOnce);
-        } else {
+        let sent = self.write_publish(publish);
+        if !sent {
             metrics::counter!(DROPPED, "reason" => "too_large").increment(1);
+        }
+        sent
+    }
+
+    /// Writes a PUBLISH, with an alias for its topic where that saves bytes. False where it is larger than the client takes.
+    fn write_publish(&mut self, mut publish: Publish) -> bool {
+        let qos = publish.qos;
+        let sent = match self.aliases.plan(&publish.topic) {
+            Plan::Topic => self.write(&Packet::Publish(publish)),
+            Plan::Alias(alias) => {
+                (publish.topic, publish.topic_alias) = (ByteString::new(), Some(alias));
+                self.write(&Packet::Publish(publish))
+            }
+            Plan::Both(alias) => {
+                let topic = publish.topic.clone();
+                publish.topic_alias = Some(alias);
+                let mut packet = Packet::Publish(publish);
+                let both = self.write(&packet);
+                if both {
+                    self.aliases.introduced(alias, &topic);
+                } else if let Packet::Publish(publish) = &mut packet {
+                    publish.topic_alias = None;
+                }
+                // The alias's own three bytes may be the ones too many.
+                both || self.write(&packet)
+            }
+        };
+        if sent {
+            self.tally.sent += 1;
+            self.shared.counters.publish_sent(qos);
         }
         sent
     }

@@ -1,5 +1,7 @@
 //! SUBSCRIBE and UNSUBSCRIBE, by the client and on its behalf: what is asked, logged, applied, and only then answered.
 
+use std::collections::HashSet;
+
 use bytestring::ByteString;
 use forebay_engine::event::{Event, Subscribed, SubscriptionOptions, Unsubscribed};
 use forebay_engine::log::AppendError;
@@ -110,10 +112,17 @@ impl Session {
     }
 
     pub(super) fn on_unsubscribe(&mut self, unsubscribe: Unsubscribe) {
-        let known = |filter: &ByteString| self.subscriptions.contains_key(filter);
-        let code = |filter| if known(filter) { reason::SUCCESS } else { reason::NO_SUBSCRIPTION_EXISTED };
-        let codes = unsubscribe.filters.iter().map(code).collect();
-        let remove = unsubscribe.filters.iter().filter(|f| known(f)).cloned().collect();
+        let (mut remove, mut gone) = (Vec::new(), HashSet::new());
+        // As so many packets one after the other: what stands twice is gone the second time.
+        let codes = unsubscribe.filters.iter().map(|filter| {
+            if self.subscriptions.contains_key(filter) && gone.insert(filter) {
+                remove.push(filter.clone());
+                reason::SUCCESS
+            } else {
+                reason::NO_SUBSCRIPTION_EXISTED
+            }
+        });
+        let codes = codes.collect();
         let ack = SubAck { packet_id: unsubscribe.packet_id, codes, ..SubAck::default() };
         let asked_by = AskedBy::Client(Box::new(Packet::UnsubAck(ack)));
         self.jobs.push_back(Job { add: Vec::new(), remove, asked_by });
@@ -169,13 +178,30 @@ impl Session {
             self.subscriptions.remove(filter);
         }
         match job.asked_by {
-            AskedBy::Client(ack) => {
-                self.write(&ack);
-            }
+            AskedBy::Client(ack) => self.write_answer(*ack),
             AskedBy::Proxy(Some(done)) => {
                 let _ = done.send(());
             }
             AskedBy::Proxy(None) => {}
+        }
+    }
+}
+
+impl Session {
+    /// Writes SUBACK or UNSUBACK, with the reason of the first refusal in words where the client wants it and has room for it.
+    fn write_answer(&mut self, mut ack: Packet) {
+        if let Packet::SubAck(suback) = &mut ack
+            && self.info.version.is_v5()
+            && self.info.problem_information
+        {
+            let refused = suback.codes.iter().copied().find(|code| *code >= reason::UNSPECIFIED_ERROR);
+            suback.properties.reason_string = refused.and_then(reason::text).map(Into::into);
+        }
+        if !self.write(&ack)
+            && let Packet::SubAck(suback) = &mut ack
+        {
+            suback.properties.reason_string = None;
+            self.write(&ack);
         }
     }
 }

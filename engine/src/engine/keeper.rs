@@ -113,6 +113,10 @@ impl Shared {
     pub(super) fn hold_for_sinks(&self, sinks: &[String]) {
         *self.sinks.lock() = sinks.to_vec();
     }
+
+    pub(super) fn held_for(&self) -> Vec<String> {
+        self.sinks.lock().clone()
+    }
 }
 
 pub(super) struct Keeper {

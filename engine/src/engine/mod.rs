@@ -5,6 +5,7 @@ mod base;
 mod blocking;
 mod bounds;
 mod carry;
+mod counts;
 mod keeper;
 mod manual;
 mod open;
