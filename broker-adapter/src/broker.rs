@@ -11,13 +11,16 @@ use forebay_engine::event::SubscriptionOptions;
 use forebay_engine::topic::{TopicError, check_filter};
 use forebay_engine::{Engine, Message, QoS};
 use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
+use crate::connection;
 use crate::janitor;
 use crate::limits::Admission;
-use crate::listener::{self, Listener, ListenerOptions, ListenerView, TlsError};
+use crate::listener::{self, Arrival, Layered, Listener, ListenerOptions, ListenerView, TlsError};
 use crate::live_bus::{LiveBus, LiveInbox, RumqttdBus, TrieBus};
 use crate::metrics::PacketCounters;
 use crate::options::{BrokerOptions, LiveBusKind};
@@ -238,6 +241,25 @@ impl Broker {
     /// The filter is invalid or the client is not connected.
     pub async fn unsubscribe_for(&self, client: &str, filter: &str) -> Result<(), ProxyError> {
         self.proxy().unsubscribe_for(client, filter).await
+    }
+
+    /// Serves a client over a stream that the program brings itself: a pipe in memory, a transport of its own. To the broker it has come
+    /// through the first listener, whose limit of connections does not hold it. Resolves when the connection has ended, which
+    /// [`Broker::shutdown`] asks it to and does not wait for.
+    pub fn serve(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        peer: SocketAddr,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let shared = Arc::clone(&self.shared);
+        let arrival = self.listeners.first().map(|listener| Arrival::from(peer, listener));
+        async move {
+            // There is always one: the broker does not start without.
+            if let Some(arrival) = arrival {
+                let deadline = Instant::now() + shared.options.connect_timeout;
+                connection::serve::<Layered>(shared, Box::new(stream), arrival, deadline).await;
+            }
+        }
     }
 
     /// Stops in order: no new connections, DISCONNECT 0x8B to MQTT 5 clients, everything acknowledged is written. Returns

@@ -29,7 +29,7 @@ mod tls;
 mod websocket;
 
 use layers::Entered;
-pub(crate) use layers::Stream;
+pub(crate) use layers::{Layered, Stream};
 pub use options::{
     ClientCertificates, DEFAULT_CERTIFICATE_CHECK, ListenerOptions, TlsOptions, UserFrom, WebSocketOptions,
 };
@@ -75,6 +75,13 @@ pub(crate) struct Arrival {
     pub(crate) certificate_user: Option<ByteString>,
 }
 
+impl Arrival {
+    /// A client of which nothing is known but where it came from.
+    pub(crate) fn from(peer: SocketAddr, listener: &Arc<Listener>) -> Arrival {
+        Arrival { peer, listener: Arc::clone(listener), certificate_user: None }
+    }
+}
+
 impl Listener {
     pub(crate) fn open(options: ListenerOptions) -> Result<Listener, TlsError> {
         let tls = options.tls.clone().map(|tls| Tls::open(tls, options.address)).transpose()?.map(Arc::new);
@@ -106,7 +113,7 @@ pub(crate) async fn listen(shared: Arc<Shared>, listener: Arc<Listener>, socket:
                     if let Err(error) = stream.set_nodelay(true) {
                         tracing::debug!(%peer, %error, "TCP_NODELAY could not be set");
                     }
-                    let arrival = Arrival { peer, listener: Arc::clone(&listener), certificate_user: None };
+                    let arrival = Arrival::from(peer, &listener);
                     match Place::take(&shared, &arrival) {
                         Ok(place) => {
                             connections.spawn(serve(Arc::clone(&shared), stream, arrival, place));

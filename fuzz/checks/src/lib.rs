@@ -18,6 +18,7 @@
 mod access;
 mod checkpoint;
 mod codec;
+mod connection;
 mod derived;
 mod format;
 mod proxy_header;
@@ -56,6 +57,11 @@ pub const TARGETS: &[Target] = &[
     target("event_body", codec::event_body, "a record's body that decodes encodes to the same event"),
     target("state_row", codec::state_row, "a row of the state index that is taken gives the same row again"),
     target("mqtt_packet", codec::mqtt_packet, "bytes of a client whole and one at a time: the same packets"),
+    target(
+        "mqtt_connection",
+        connection::check,
+        "clients in any order, in pieces and with garbage: answered or cut, and another one is served",
+    ),
     target("proxy_header", proxy_header::check, "a proxy's header gives the address in it, or is refused"),
     target("topic_filter", text::topic_filter, "the tree of filters finds what matching one by one finds"),
     target(

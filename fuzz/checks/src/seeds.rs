@@ -22,9 +22,45 @@ pub fn of(target: &str) -> Vec<(String, Vec<u8>)> {
         "residue" => residues(),
         "event_body" => events(),
         "mqtt_packet" => packets(),
+        "mqtt_connection" => connections(),
         "proxy_header" => proxy_headers(),
         _ => Vec::new(),
     }
+}
+
+/// Schedules of the target `mqtt_connection`; see there. The second client has 0x10 in its actions.
+fn connections() -> Vec<(String, Vec<u8>)> {
+    let (connect, other) = ([0x40, 0x19], [0x50, 0x1b]);
+    let lasting = [0x40, 0x18];
+    let subscribe = |who: u8, filter: u8, options: u8| [0x42 | who, filter, options, 0];
+    let publish = |who: u8, flags: u8, id: u8| [0x41 | who, flags, id, 0];
+    let both = [&connect[..], &other, &subscribe(0, 1, 2), &subscribe(0x10, 3, 1)].concat();
+    let levels = [publish(0, 1, 1), publish(0x10, 0x12, 2), publish(0x10, 0x1a, 3)].concat();
+    let acks = [[0x4a; 6], [0x5a; 6]].concat();
+    let away =
+        [&lasting[..], &subscribe(0, 0, 2), &[0x48], &other, &publish(0x10, 2, 1), &publish(0x10, 1, 2)].concat();
+    vec![
+        ("levels".into(), [&both[..], &levels, &acks, &[0x44, 2, 2, 0, 0x54, 2, 3, 0, 0x45, 0x55]].concat()),
+        ("resumed".into(), [&away[..], &lasting, &[0x4a, 0x4a, 0x48], &lasting, &[0x4a; 4]].concat()),
+        ("taken-over".into(), [&away[..], &lasting, &[0x50, 0x18], &[0x5a, 0x5a, 0x55]].concat()),
+        ("live".into(), [&both[..], &[0x41, 0, 0, 0x51, 0x10, 0]].concat()),
+        ("pieces".into(), in_pieces(&[&both[..], &levels, &acks].concat())),
+        ("quota".into(), [&connect[..], &(0..5).flat_map(|id| publish(0, 2, id)).collect::<Vec<_>>()].concat()),
+        ("window".into(), [&both[..], &(0..5).flat_map(|id| publish(0x10, 1, id)).collect::<Vec<_>>(), &acks].concat()),
+        ("aliases".into(), [&both[..], &[0x51, 0x50, 0x05, 0x51, 0x50, 0x0d, 0x51, 0x50, 0x0d]].concat()),
+        (
+            "queue".into(),
+            [&both[..], &subscribe(0, 4, 1), &subscribe(0x10, 4, 1), &publish(0, 0x21, 1), &acks].concat(),
+        ),
+        ("garbage".into(), [&both[..], &[0x47, 5, 0x30, 3, 0, 1, b't'], &[0x47, 2, 0x36, 0], &levels].concat()),
+        ("goodbye".into(), [&both[..], &[0x46, 1, 0, 0x56, 0, 2, 0x49], &levels].concat()),
+        ("old".into(), [&[0x40, 0x81, 0x50, 0xc3][..], &subscribe(0, 1, 1), &publish(0x10, 0x11, 1), &acks].concat()),
+    ]
+}
+
+/// Each action of a schedule sends what it sends in two pieces.
+fn in_pieces(schedule: &[u8]) -> Vec<u8> {
+    schedule.iter().map(|byte| if byte & 0xe0 == 0x40 { byte | 0x20 } else { *byte }).collect()
 }
 
 fn proxy_headers() -> Vec<(String, Vec<u8>)> {
