@@ -83,8 +83,10 @@ pub const TRIM_FAILURES: &str = "forebay_log_trim_failures_total";
 pub const RESIDUE_FILES: &str = "forebay_residue_files_count";
 /// Gauge, bytes: residue files.
 pub const RESIDUE_BYTES: &str = "forebay_residue_bytes";
-/// Counter: queue messages given to another subscriber because the holder left.
+/// Counter: messages of queues and groups that are free again because their holder left.
 pub const REQUEUED: &str = "forebay_delivery_requeued_total";
+/// Counter: messages of shared subscriptions that a member refused (PUBACK or PUBREC from 0x80); no other member is given them.
+pub const SHARED_REFUSED: &str = "forebay_shared_refused_total";
 
 /// Handles of the log's hot path.
 pub(crate) struct LogMetrics {

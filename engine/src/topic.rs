@@ -30,6 +30,9 @@ pub enum TopicError {
     /// `#` before the last level.
     #[error("# must be the last level")]
     HashNotLast,
+    /// A shared subscription without a group's name, with a wildcard in it, or without a filter behind it.
+    #[error("a shared subscription is $share/<name>/<filter>, with a name that is not empty and has no + or #")]
+    ShareName,
 }
 
 fn check_text(text: &str) -> Result<(), TopicError> {
@@ -71,6 +74,37 @@ pub fn check_filter(filter: &str) -> Result<(), TopicError> {
         }
     }
     Ok(())
+}
+
+/// The group's name and the topic filter of a shared subscription, `$share/<name>/<filter>`; `None` for any other filter. Neither is
+/// checked here.
+#[must_use]
+pub fn shared(filter: &str) -> Option<(&str, &str)> {
+    filter.strip_prefix("$share/")?.split_once('/')
+}
+
+/// The topic filter of a subscription, shared or not: what topics it matches.
+#[must_use]
+pub fn unshared(filter: &str) -> &str {
+    shared(filter).map_or(filter, |(_, inner)| inner)
+}
+
+/// Checks what is subscribed to: a topic filter, or a shared subscription `$share/<name>/<filter>`.
+///
+/// # Errors
+/// Says what is wrong with it.
+pub fn check_subscription(filter: &str) -> Result<(), TopicError> {
+    let Some(rest) = filter.strip_prefix("$share/") else { return check_filter(filter) };
+    let (name, inner) = rest.split_once('/').ok_or(TopicError::ShareName)?;
+    if name.is_empty() || name.contains(['+', '#']) {
+        Err(TopicError::ShareName)
+    } else if filter.len() > TOPIC_BYTES_MAX {
+        Err(TopicError::TooLong)
+    } else if name.contains('\0') {
+        Err(TopicError::Null)
+    } else {
+        check_filter(inner)
+    }
 }
 
 /// True when the filter has a wildcard.
@@ -172,6 +206,28 @@ mod tests {
         }
         assert_eq!(check_name("a/+"), Err(TopicError::WildcardInName));
         assert_eq!(check_name("a/b"), Ok(()));
+    }
+
+    #[test]
+    fn a_shared_subscription_has_a_name_and_a_filter() {
+        for filter in ["$share/g/a/+", "$share/g/#", "$share/g//", "$share/g/$SYS/x", "$share", "$shared/a", "a"] {
+            assert_eq!(check_subscription(filter), Ok(()), "{filter}");
+        }
+        for (filter, error) in [
+            ("$share/", TopicError::ShareName),
+            ("$share/g", TopicError::ShareName),
+            ("$share//a", TopicError::ShareName),
+            ("$share/g+/a", TopicError::ShareName),
+            ("$share/#/a", TopicError::ShareName),
+            ("$share/g/", TopicError::Empty),
+            ("$share/g/a#", TopicError::WildcardNotAlone),
+            ("$share/g\0/a", TopicError::Null),
+            ("a#", TopicError::WildcardNotAlone),
+        ] {
+            assert_eq!(check_subscription(filter), Err(error), "{filter}");
+        }
+        assert_eq!((shared("$share/g/a/b"), shared("$shared/g/a")), (Some(("g", "a/b")), None));
+        assert_eq!((unshared("$share/g/a/b"), unshared("a/b")), ("a/b", "a/b"));
     }
 
     #[test]

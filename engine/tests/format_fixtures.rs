@@ -61,7 +61,7 @@ fn segments_of_format_1_read_as_they_were_written() {
     }
     assert_eq!(found.lines().count(), expected.lines().count());
     assert!(verify(&RealDisk, &folder().join("log")).unwrap().is_sound());
-    for kind in 1..=16 {
+    for kind in 1..=17 {
         assert!(expected.contains(&format!("\"kind\":{kind},")), "no record of kind {kind}");
     }
     for item in ["\"item\":\"seal\"", "\"damage\":true", "\"damage\":false", "\"flags\":1"] {
@@ -186,6 +186,7 @@ fn events() -> Vec<Event> {
                 drop(DropOwner::Queue("queue/1".into())),
                 drop(DropOwner::Cursor { client: client.clone(), filter: filter.clone() }),
                 drop(DropOwner::Sink("sqlite.default".into())),
+                drop(DropOwner::Group("$share/g/sensors/#".into())),
             ],
         }),
         Event::Unsubscribed(Unsubscribed { client: client.clone(), epoch, filter, by_proxy: false }),
@@ -198,7 +199,8 @@ fn events() -> Vec<Event> {
             expiry_s: Some(u32::MAX),
             positions: cursors,
         }),
-        Event::SessionClosed(SessionClosed { client, epoch }),
+        Event::SessionClosed(SessionClosed { client: client.clone(), epoch }),
+        Event::SharedSent(SharedSent { client, packet_id: 8, lsn: Lsn(5), share: "$share/g/sensors/#".into() }),
     ]
 }
 
@@ -286,7 +288,15 @@ fn regenerate() {
     options.checkpoint_bytes = 1;
     options.log.segment_bytes = 64 << 10;
     let engine = Engine::open(options).unwrap().0;
-    common::apply(&engine, &events()[..6]);
+    // With a shared subscription whose group owes a message, sent to its member with QoS 2.
+    let shared = Subscribed {
+        client: "client-1".into(),
+        epoch: 300,
+        filter: "$share/g/sensors/#".into(),
+        options: SubscriptionOptions::of_qos(QoS::ExactlyOnce),
+        by_proxy: false,
+    };
+    common::apply(&engine, &[&events()[..4], &[Event::Subscribed(shared)], &events()[4..6], &events()[18..]].concat());
     let (state, until) = (scratch.path().join("state"), Instant::now() + Duration::from_secs(20));
     while checkpoint_in(&state).is_none() {
         assert!(Instant::now() < until, "no checkpoint was written");

@@ -111,6 +111,7 @@ impl World {
             qos: QoS::ExactlyOnce,
             retain: false,
             identifiers: vec![],
+            share: None,
         }))
     }
 

@@ -1,6 +1,6 @@
 //! Where records meet subscriptions: the applier tells the hub what became durable, the hub fills inboxes and queues.
 //!
-//! Lock order: inboxes, state, live tree, queue, inbox; no two of a kind. The wake-ups happen with no lock held.
+//! Lock order: inboxes, state, live tree, queue, groups, inbox; no two of a kind. The wake-ups happen with no lock held.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use metrics::Counter;
 use parking_lot::{Mutex, RwLock};
 
 use super::catch_up::Course;
+use super::groups::Groups;
 use super::inbox::{Begin, Inbox, LiveSubscription, Offer};
 use super::interest::Interest;
 use super::queue::{Queue, Resumed};
@@ -22,7 +23,8 @@ use crate::ids::Lsn;
 use crate::log::Log;
 use crate::postings::Postings;
 use crate::rules::{Kind, RuleIndex, StartAt};
-use crate::state::{Cursor, State, StoredMessage, Subscription};
+use crate::state::{Cursor, Left, State, StoredMessage, Subscription};
+use crate::topic;
 use crate::trie::Trie;
 
 /// See the module.
@@ -35,10 +37,11 @@ pub(crate) struct Hub {
     pub(crate) postings: Arc<Postings>,
     /// Subscriptions of connected sessions. Idle sessions cost a publish nothing.
     live: RwLock<Trie<Arc<LiveSubscription>>>,
-    /// How many subscriptions with QoS > 0 each filter has, connected or not.
+    /// How many subscriptions with QoS > 0, or shared ones, each filter has, connected or not.
     interest: RwLock<Interest>,
     inboxes: Mutex<HashMap<ByteString, Arc<Inbox>>>,
     pub(super) queue: Mutex<Queue>,
+    pub(super) groups: Mutex<Groups>,
     /// Every record that is being offered to inboxes, or was, is below. Set before a record is offered to any inbox.
     delivering: AtomicU64,
     /// Every record below was offered to all live inboxes. Set after a record was offered to the last of them.
@@ -70,6 +73,7 @@ impl Hub {
             interest: RwLock::default(),
             inboxes: Mutex::default(),
             queue: Mutex::default(),
+            groups: Mutex::default(),
             delivering: AtomicU64::new(0),
             offered: AtomicU64::new(0),
             work,
@@ -95,26 +99,40 @@ impl Hub {
     /// Derives interest and queues from state.
     fn rebuild(&self) {
         let state = self.state.read();
-        let mut pinned = HashMap::new();
+        let (mut pinned, mut pinned_shared) = (HashMap::new(), HashMap::new());
         for (client, session) in &state.sessions {
             for (filter, subscription) in &session.subscriptions {
                 self.count_interest(filter, None, Some(subscription.options));
             }
-            pinned.extend(session.outbound.values().map(|out| (out.lsn, client.to_byte_string())));
+            for out in session.outbound.values() {
+                match &out.share {
+                    None => drop(pinned.insert(out.lsn, client.to_byte_string())),
+                    Some(share) => drop(pinned_shared.insert((share, out.lsn), client.to_byte_string())),
+                }
+            }
         }
         let mut queue = self.queue.lock();
         for (lsn, queued) in state.queue.iter() {
             queue.add(lsn, queued.topic.clone(), pinned.remove(&lsn));
         }
+        let mut groups = self.groups.lock();
+        for (share, group) in state.groups.iter() {
+            for lsn in group.owed() {
+                groups.owe(share, lsn, pinned_shared.remove(&(share, lsn)));
+            }
+        }
     }
 
-    /// True when a subscription with QoS > 0 matches.
+    /// True when a subscription with QoS > 0, or a shared one, matches.
     pub(crate) fn has_interest(&self, topic: &str) -> bool {
         self.interest.read().any(topic)
     }
 
     fn count_interest(&self, filter: &str, before: Option<SubscriptionOptions>, after: Option<SubscriptionOptions>) {
-        let counts = |options: Option<SubscriptionOptions>| options.is_some_and(|o| o.qos > QoS::AtMostOnce);
+        // A group owes what was published with QoS > 0, whatever its members are granted.
+        let shared = topic::shared(filter).is_some();
+        let filter = topic::unshared(filter);
+        let counts = |options: Option<SubscriptionOptions>| options.is_some_and(|o| shared || o.qos > QoS::AtMostOnce);
         match (counts(before), counts(after)) {
             (false, true) => self.interest.write().add(filter),
             (true, false) => self.interest.write().remove(filter),
@@ -242,6 +260,12 @@ impl Hub {
     ) {
         self.count_interest(filter, previous, Some(options));
         let Some(inbox) = self.inboxes.lock().get(client).cloned() else { return };
+        if topic::shared(filter).is_some() {
+            // It is given no retained messages (MQTT 5, 4.8.2).
+            self.register_shared(&inbox, filter, options);
+            self.after_change(&inbox);
+            return;
+        }
         let (cursor, retained) = {
             let state = self.state.read();
             let cursor = state.cursors.get(client).and_then(|c| c.get(filter)).cloned();
@@ -296,11 +320,19 @@ impl Hub {
         sub
     }
 
-    /// An `Unsubscribed` record was applied.
-    pub(crate) fn unsubscribed(&self, client: &ByteString, filter: &ByteString, previous: Option<SubscriptionOptions>) {
+    /// An `Unsubscribed` record was applied; `ended` with the last member of a group.
+    pub(crate) fn unsubscribed(
+        &self,
+        client: &ByteString,
+        filter: &ByteString,
+        previous: Option<SubscriptionOptions>,
+        ended: bool,
+    ) {
         self.count_interest(filter, previous, None);
         let inbox = self.inboxes.lock().get(client).cloned();
-        if let Some(inbox) = inbox {
+        if topic::shared(filter).is_some() {
+            self.left_group(filter, inbox.as_ref(), ended);
+        } else if let Some(inbox) = inbox {
             leave(&mut self.live.write(), filter, &inbox);
             let leases = inbox.state.lock().remove(filter);
             let topics = self.queue.lock().release(&inbox.client, inbox.epoch, &leases, false);
@@ -312,7 +344,7 @@ impl Hub {
     }
 
     /// A session is over.
-    pub(crate) fn session_ended(&self, client: &ByteString, subscriptions: &[(ByteString, Subscription)]) {
+    pub(crate) fn session_ended(&self, client: &ByteString, subscriptions: &[(ByteString, Subscription)], left: &Left) {
         for (filter, subscription) in subscriptions {
             self.count_interest(filter, Some(subscription.options), None);
         }
@@ -320,10 +352,11 @@ impl Hub {
         for topic in topics {
             self.send(Work::Topic(topic));
         }
+        self.left_groups(client, left);
     }
 
     /// Gives a connection its inbox.
-    pub(crate) fn attach(&self, options: &AttachOptions) -> (Arc<Inbox>, Vec<Lsn>) {
+    pub(crate) fn attach(&self, options: &AttachOptions, shared: &[(Lsn, ByteString)]) -> Attached {
         let inbox = Arc::new(Inbox::new(options.client.clone(), options.epoch, options.window, &options.in_flight));
         let replaced = {
             let mut inboxes = self.inboxes.lock();
@@ -331,7 +364,7 @@ impl Hub {
                 // A connection that was replaced already comes too late: its mailbox stays empty.
                 Some(newer) if newer.epoch > options.epoch => {
                     inbox.state.lock().closed = true;
-                    return (inbox, Vec::new());
+                    return Attached { inbox, revoked: Vec::new(), revoked_shared: Vec::new() };
                 }
                 _ => inboxes.insert(options.client.clone(), Arc::clone(&inbox)),
             }
@@ -353,6 +386,7 @@ impl Hub {
         for topic in free {
             self.send(Work::Topic(topic));
         }
+        let revoked_shared = self.resume_shared(&inbox, shared);
         {
             // Held until all is registered: an Unsubscribed is applied before the look, or finds what it has to remove.
             let state = self.state.read();
@@ -362,13 +396,17 @@ impl Hub {
                 for (filter, subscription) in &session.subscriptions {
                     let cursor = cursors.and_then(|c| c.get(filter)).cloned();
                     let filter = filter.to_byte_string();
+                    if topic::shared(&filter).is_some() {
+                        self.register_shared(&inbox, &filter, subscription.options);
+                        continue;
+                    }
                     self.register(&inbox, &filter, subscription.options, cursor, subscription.since, now);
                 }
             }
         }
         inbox.begin();
         self.after_change(&inbox);
-        (inbox, lost)
+        Attached { inbox, revoked: lost, revoked_shared }
     }
 
     /// The connection is gone: its leases go back, its subscriptions leave the live tree.
@@ -385,7 +423,7 @@ impl Hub {
 
     fn let_go(&self, inbox: &Arc<Inbox>) {
         let lasting = self.state.read().sessions.get(&inbox.client).is_some_and(|session| session.lasting());
-        let (filters, leases) = {
+        let (filters, leases, shares, shared) = {
             let mut state = inbox.state.lock();
             if state.closed {
                 return;
@@ -394,7 +432,8 @@ impl Hub {
             state.live = false;
             state.course = Course::Unknown;
             state.newest = None;
-            (std::mem::take(&mut state.filters), state.sent_leases())
+            let shares = std::mem::take(&mut state.shared.shares);
+            (std::mem::take(&mut state.filters), state.sent_leases(), shares, state.shared.sent())
         };
         let mut live = self.live.write();
         for filter in filters.iter() {
@@ -406,6 +445,7 @@ impl Hub {
         for topic in topics {
             self.send(Work::Topic(topic));
         }
+        self.leave_groups(inbox, &shares, &shared, lasting);
     }
 
     /// Something about an inbox changed: let the worker read for it and hand out queue messages.
@@ -415,7 +455,8 @@ impl Hub {
             let fill = state.wants_fill() && !state.filling;
             state.filling |= fill;
             // One request at a time: the worker looks at all of the inbox's queues when it comes to it.
-            let queues = !state.asking && state.filters.has_queue();
+            let leases = state.filters.has_queue() || !state.shared.shares.is_empty();
+            let queues = !state.asking && leases;
             state.asking |= queues;
             (fill, queues)
         };
@@ -432,6 +473,15 @@ impl Hub {
     pub(super) fn superseded(&self, lsn: Lsn, message: &Message) -> bool {
         self.state.read().latest.get(&message.topic).is_some_and(|newest| *newest > lsn)
     }
+}
+
+/// What a connection gets when it attaches.
+pub(crate) struct Attached {
+    pub(crate) inbox: Arc<Inbox>,
+    /// What it had in flight and was given to another client of the queue.
+    pub(crate) revoked: Vec<Lsn>,
+    /// What it had in flight and was given to another member of the group.
+    pub(crate) revoked_shared: Vec<(Lsn, ByteString)>,
 }
 
 /// The subscribers of a filter stand in the order of their inboxes, so that ten thousand of one filter come and go without
@@ -463,6 +513,6 @@ fn leave(live: &mut Trie<Arc<LiveSubscription>>, filter: &str, inbox: &Arc<Inbox
 
 /// The order of inboxes wherever they stand in a row. By the connection first, not by address: the same log is to be delivered in the same
 /// order whenever it is simulated.
-fn rank(inbox: &Arc<Inbox>) -> (u64, usize) {
+pub(super) fn rank(inbox: &Arc<Inbox>) -> (u64, usize) {
     (inbox.epoch, Arc::as_ptr(inbox) as usize)
 }

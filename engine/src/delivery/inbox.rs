@@ -6,6 +6,7 @@
 
 mod filters;
 mod owed;
+mod shared;
 mod subscribing;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -23,6 +24,7 @@ use crate::postings::Newest;
 use crate::rules::Kind;
 use crate::state::{Cursor, StoredMessage};
 use filters::Filters;
+use shared::SharedPart;
 
 /// Most messages an inbox holds (queued and handed out), besides what the client's window allows.
 const ENTRIES_MAX: usize = 1024;
@@ -52,6 +54,8 @@ pub(crate) struct Inbox {
 #[derive(Debug, Default)]
 pub(super) struct InboxState {
     pub(super) filters: Filters,
+    /// What groups of shared subscriptions have leased to it.
+    pub(super) shared: SharedPart,
     /// Records ready to be handed out, in the order they are to be sent. Records that are no longer in `entries` are passed over.
     order: VecDeque<Lsn>,
     entries: BTreeMap<Lsn, Entry>,
@@ -139,6 +143,12 @@ pub(super) struct Settled {
     pub(super) topic: ByteString,
     pub(super) queue: bool,
     pub(super) cursors: Vec<CursorAt>,
+}
+
+/// Where the message comes from that is handed out next.
+enum Next {
+    Own,
+    Shared,
 }
 
 /// Whether a message was taken.
@@ -230,6 +240,7 @@ impl Inbox {
         state.entries.clear();
         state.order.clear();
         state.latest.clear();
+        state.shared.clear();
         state.queued_bytes = 0;
     }
 
@@ -319,7 +330,7 @@ impl Inbox {
 
 impl InboxState {
     fn is_full(&self) -> bool {
-        self.entries.len() >= ENTRIES_MAX || self.queued_bytes >= BYTES_MAX
+        self.entries.len() + self.shared.entries.len() >= ENTRIES_MAX || self.queued_bytes >= BYTES_MAX
     }
 
     /// The reader has caught up: from here on the applier puts messages in directly.
@@ -386,15 +397,31 @@ impl InboxState {
         None
     }
 
-    fn deliverable(&mut self, window: usize) -> bool {
+    /// What may be handed out now: the older one of what the session is owed and what groups have leased to it.
+    fn next(&mut self, window: usize) -> Option<Next> {
         let room = self.handed + self.in_flight.len() < window;
-        self.front().is_some_and(|(_, qos)| room || qos == QoS::AtMostOnce)
+        let may = |first: Option<(Lsn, QoS)>| first.filter(|(_, qos)| room || *qos == QoS::AtMostOnce);
+        match (may(self.front()), may(self.shared.front())) {
+            (Some((own, _)), Some((shared, _))) if shared < own => Some(Next::Shared),
+            (Some(_), _) => Some(Next::Own),
+            (None, Some(_)) => Some(Next::Shared),
+            (None, None) => None,
+        }
+    }
+
+    fn deliverable(&mut self, window: usize) -> bool {
+        self.next(window).is_some()
     }
 
     fn take(&mut self, window: usize, max: usize, out: &mut Vec<Delivery>) -> bool {
         for _ in 0..max {
-            if !self.deliverable(window) {
-                break;
+            match self.next(window) {
+                None => break,
+                Some(Next::Shared) => {
+                    out.extend(self.take_shared());
+                    continue;
+                }
+                Some(Next::Own) => {}
             }
             let Some(lsn) = self.order.pop_front() else { break };
             let Some(entry) = self.entries.get_mut(&lsn) else { continue };
@@ -408,6 +435,7 @@ impl InboxState {
                 qos: entry.qos,
                 retain: entry.retain,
                 identifiers: entry.identifiers.clone(),
+                share: None,
             });
         }
         self.wants_fill()

@@ -10,11 +10,13 @@
 //! A connection *takes* deliveries and *settles* them; settling moves cursors, removes queue messages and frees the window.
 
 mod catch_up;
+mod groups;
 mod hub;
 mod inbox;
 mod interest;
 mod queue;
 mod retry;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -27,6 +29,8 @@ use bytestring::ByteString;
 use crate::event::{AckOutcome, Acked, CursorAt, Epoch, Event, Message, QoS};
 use crate::ids::Lsn;
 use crate::log::AppendError;
+use crate::topic;
+use hub::Attached;
 pub(crate) use hub::Hub;
 pub(crate) use inbox::Inbox;
 pub(crate) use worker::{Work, Worker, load, run};
@@ -60,7 +64,14 @@ pub struct Delivery {
     pub retain: bool,
     /// Subscription identifiers of all matching subscriptions.
     pub identifiers: Vec<u32>,
+    /// The shared subscription (`$share/<name>/<filter>`) whose group gave it: it is to be settled with [`Mailbox::settle_shared`], and
+    /// recorded with [`Event::SharedSent`] before it is sent with QoS 2, also to a clean session. `None` for all else. A record may be
+    /// on its way to a client more than once, with different values of this.
+    pub share: Option<ByteString>,
 }
+
+/// A delivery from a group that ends: record, shared subscription, QoS 2 packet id, outcome.
+pub type SettledShared = (Lsn, ByteString, Option<u16>, AckOutcome);
 
 /// A connection's stored messages: queue leases, read positions, persistent and clean sessions, all of them by LSN.
 ///
@@ -71,14 +82,15 @@ pub struct Mailbox {
     hub: Arc<Hub>,
     inbox: Arc<Inbox>,
     revoked: Vec<Lsn>,
+    revoked_shared: Vec<(Lsn, ByteString)>,
     /// Acknowledgements that the log had no room for; sent with the next ones.
     unsent: Vec<Event>,
 }
 
 impl Mailbox {
-    pub(crate) fn new(hub: Arc<Hub>, options: &AttachOptions) -> Mailbox {
-        let (inbox, revoked) = hub.attach(options);
-        Mailbox { hub, inbox, revoked, unsent: Vec::new() }
+    pub(crate) fn new(hub: Arc<Hub>, options: &AttachOptions, shared: &[(Lsn, ByteString)]) -> Mailbox {
+        let Attached { inbox, revoked, revoked_shared } = hub.attach(options, shared);
+        Mailbox { hub, inbox, revoked, revoked_shared, unsent: Vec::new() }
     }
 
     /// Records of [`AttachOptions::in_flight`] that were given to another client of their queue in the meantime: they have left
@@ -86,6 +98,12 @@ impl Mailbox {
     #[must_use]
     pub fn revoked(&self) -> &[Lsn] {
         &self.revoked
+    }
+
+    /// As [`Mailbox::revoked`], of what groups of shared subscriptions had given: record and subscription.
+    #[must_use]
+    pub fn revoked_shared(&self) -> &[(Lsn, ByteString)] {
+        &self.revoked_shared
     }
 
     /// Hands out what is ready, oldest first, into `out`; at most `max` messages. QoS 1/2 deliveries count against the
@@ -156,6 +174,32 @@ impl Mailbox {
         }
     }
 
+    /// As [`Mailbox::settle`], of deliveries that groups of shared subscriptions gave: whatever the outcome, the message is done for its
+    /// group [MQTT-4.8.2-6].
+    pub fn settle_shared(&mut self, settled: &[SettledShared]) {
+        for (lsn, share, packet_id, outcome) in settled {
+            let entry = self.inbox.state.lock().settle_shared(*lsn, share);
+            let (time_us, topic) = entry.map(|e| (e.time_us, e.message.topic.clone())).unwrap_or_default();
+            if *outcome == AckOutcome::Refused {
+                metrics::counter!(crate::metrics::SHARED_REFUSED).increment(1);
+            }
+            self.unsent.push(Event::Acked(Acked {
+                client: self.inbox.client.clone(),
+                lsn: *lsn,
+                time_us,
+                topic,
+                packet_id: *packet_id,
+                outcome: *outcome,
+                queue: false,
+                cursors: vec![CursorAt { filter: share.clone(), low: Lsn::NONE }],
+            }));
+        }
+        self.flush();
+        if !settled.is_empty() {
+            self.hub.after_change(&self.inbox);
+        }
+    }
+
     /// A message in flight from an earlier connection was acknowledged before the reader came to it: its cursors are found by
     /// its topic, for a crash must not bring it again once its packet id is free.
     fn settle_unmet(&mut self, lsn: Lsn, packet_id: Option<u16>, outcome: AckOutcome) {
@@ -195,6 +239,9 @@ impl Mailbox {
                 if !settled.is_empty() {
                     self.hub.queue.lock().settled(&self.inbox.client, &settled);
                 }
+                for acked in self.unsent.iter().filter_map(shared_ack) {
+                    self.hub.groups.lock().settled(acked.1, &self.inbox.client, acked.0);
+                }
                 self.unsent.clear();
             }
             Err(AppendError::Full { .. } | AppendError::NoSpace { .. }) => {}
@@ -211,6 +258,13 @@ impl Mailbox {
         let offered = self.hub.offered_end();
         self.inbox.state.lock().positions(offered)
     }
+}
+
+/// The record and the shared subscription of an acknowledgement, where a group gave the message.
+fn shared_ack(event: &Event) -> Option<(Lsn, &str)> {
+    let Event::Acked(Acked { lsn, cursors, .. }) = event else { return None };
+    let share = cursors.iter().map(|at| &*at.filter).find(|filter| topic::shared(filter).is_some());
+    share.map(|share| (*lsn, share))
 }
 
 impl Drop for Mailbox {

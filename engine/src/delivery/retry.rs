@@ -50,7 +50,7 @@ impl Retries {
 
 fn same(a: &Work, b: &Work) -> bool {
     match (a, b) {
-        (Work::Topic(a), Work::Topic(b)) => a == b,
+        (Work::Topic(a), Work::Topic(b)) | (Work::Group(a), Work::Group(b)) => a == b,
         (Work::Fill(a), Work::Fill(b)) => Arc::ptr_eq(a, b),
         _ => false,
     }

@@ -82,7 +82,7 @@ impl Bench {
         let end = self.log.durable_end();
         self.hub.set_delivering(end);
         self.hub.set_offered(end);
-        Mailbox::new(self.hub.clone(), &AttachOptions { client: client.into(), epoch, window: 10, in_flight })
+        Mailbox::new(self.hub.clone(), &AttachOptions { client: client.into(), epoch, window: 10, in_flight }, &[])
     }
 
     /// Lets the worker do all it was asked to.
@@ -91,6 +91,7 @@ impl Bench {
             match work {
                 Work::Fill(inbox) => while catch_up::fill(&self.hub, &inbox) {},
                 Work::Topic(topic) => worker::hand_out(&self.hub, &topic),
+                Work::Group(share) => groups::hand_out_group(&self.hub, &share),
                 Work::Room(inbox) => worker::hand_out_to(&self.hub, &inbox),
                 Work::Stop => return,
             }
@@ -131,11 +132,11 @@ fn a_lease_that_was_not_handed_out_goes_back_when_its_subscription_ends() {
     bench.subscribe("a", 1, "queue/x");
     let a = bench.attach("a", 1, vec![]);
     let (stored, change) = bench.publish("queue/x", QoS::AtLeastOnce);
-    assert_eq!(change, Change::Queued);
+    assert_eq!(change, Change::Owed { queue: true, groups: vec![] });
     bench.hub.queued(stored.lsn, &stored.message.topic);
     bench.work();
     assert!(bench.hub.queue.lock().holds(stored.lsn, "a"));
-    bench.hub.unsubscribed(&"a".into(), &"queue/x".into(), None);
+    bench.hub.unsubscribed(&"a".into(), &"queue/x".into(), None, false);
     bench.session("b", 2, false);
     bench.subscribe("b", 2, "queue/x");
     let _b = bench.attach("b", 2, vec![]);
@@ -230,7 +231,7 @@ fn copy_and_lease(bench: &Bench) -> (Mailbox, Lsn) {
 fn unsubscribe(bench: &Bench, filter: &str) {
     let event = Unsubscribed { client: "c".into(), epoch: 1, filter: filter.into(), by_proxy: false };
     bench.apply(&Event::Unsubscribed(event));
-    bench.hub.unsubscribed(&"c".into(), &filter.into(), None);
+    bench.hub.unsubscribed(&"c".into(), &filter.into(), None, false);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 
 use super::catch_up::fill;
+use super::groups::hand_out_group;
 use super::hub::Hub;
 use super::inbox::Inbox;
 use super::retry::Retries;
@@ -26,7 +27,9 @@ pub(crate) enum Work {
     Fill(Arc<Inbox>),
     /// This topic's queue may have something to hand out.
     Topic(ByteString),
-    /// This inbox may have room for queue messages.
+    /// This shared subscription's group may have something to hand out.
+    Group(ByteString),
+    /// This inbox may have room for messages of queues and groups.
     Room(Arc<Inbox>),
     /// End the worker.
     Stop,
@@ -81,6 +84,7 @@ impl Worker {
             Some(Work::Stop) => return false,
             Some(Work::Fill(inbox)) => self.filling.push_back(inbox),
             Some(Work::Topic(topic)) => hand_out(hub, &topic),
+            Some(Work::Group(share)) => hand_out_group(hub, &share),
             Some(Work::Room(inbox)) => hand_out_to(hub, &inbox),
             None => {}
         }
@@ -117,13 +121,19 @@ pub(super) fn stored(record: &Record) -> Option<StoredMessage> {
     }
 }
 
-/// Looks through the queues of an inbox that may have room, until it has none.
+/// Looks through the queues and groups of an inbox that may have room, until it has none.
 pub(super) fn hand_out_to(hub: &Hub, inbox: &Arc<Inbox>) {
-    let filters: Vec<ByteString> = {
+    let (filters, shares): (Vec<ByteString>, Vec<ByteString>) = {
         let mut state = inbox.state.lock();
         state.asking = false;
-        state.filters.iter().filter(|f| f.sub.kind == Kind::Queue).map(|f| f.sub.filter.clone()).collect()
+        let queues = state.filters.iter().filter(|f| f.sub.kind == Kind::Queue);
+        (queues.map(|f| f.sub.filter.clone()).collect(), state.shared.shares.clone())
     };
+    for share in &shares {
+        if inbox.has_room() {
+            hand_out_group(hub, share);
+        }
+    }
     for filter in &filters {
         let mut last: Option<ByteString> = None;
         while inbox.has_room() {

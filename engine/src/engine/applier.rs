@@ -200,32 +200,48 @@ impl Applier {
     fn deliver(&self, lsn: Lsn, time_us: u64, event: Event, change: Change, touched: &mut Vec<Arc<Inbox>>) {
         match (event, change) {
             (Event::Published(e), change) => {
-                if change == Change::Queued {
-                    // The queue keeps the name longer than the group's buffer should live.
-                    self.hub.queued(lsn, &ByteString::from(AsRef::<str>::as_ref(&e.message.topic)));
+                if let Change::Owed { queue, groups } = &change {
+                    if *queue {
+                        // The queue keeps the name longer than the group's buffer should live.
+                        self.hub.queued(lsn, &ByteString::from(AsRef::<str>::as_ref(&e.message.topic)));
+                    }
+                    self.hub.shared(lsn, groups);
                 }
                 self.hub.publish(&StoredMessage { lsn, time_us, message: Arc::new(e.message) }, touched);
             }
             (Event::Subscribed(e), Change::Subscribed { previous }) => {
                 self.hub.subscribed(&e.client, &e.filter, lsn, e.options, previous);
             }
-            (Event::Unsubscribed(e), Change::Unsubscribed { previous }) => {
-                self.hub.unsubscribed(&e.client, &e.filter, previous);
+            (Event::Unsubscribed(e), Change::Unsubscribed { previous, ended }) => {
+                self.hub.unsubscribed(&e.client, &e.filter, previous, ended);
             }
-            (Event::Acked(_), Change::Unqueued(lsns)) => self.hub.unqueued(&lsns),
+            (Event::Acked(_), Change::Done { queues, groups }) => self.done(&queues, &groups),
             (
                 Event::SessionOpened(SessionOpened { client, .. })
                 | Event::SessionClosed(SessionClosed { client, .. })
                 | Event::ClientDisconnected(ClientDisconnected { client, .. }),
-                Change::SessionEnded { subscriptions },
-            ) => self.hub.session_ended(&client, &subscriptions),
+                Change::SessionEnded { subscriptions, left },
+            ) => {
+                self.hub.session_ended(&client, &subscriptions, &left);
+                bounds::tell_left(&client, &left);
+            }
+            (Event::ClientDisconnected(e), _) => self.hub.disconnected(&e.client, e.epoch),
             (Event::Dropped(e), change) => {
-                if let Change::Unqueued(lsns) = change {
-                    self.hub.unqueued(&lsns);
+                if let Change::Done { queues, groups } = change {
+                    self.done(&queues, &groups);
                 }
                 bounds::tell(&e);
             }
             _ => {}
+        }
+    }
+
+    fn done(&self, queues: &[Lsn], groups: &[(ByteString, Lsn)]) {
+        if !queues.is_empty() {
+            self.hub.unqueued(queues);
+        }
+        if !groups.is_empty() {
+            self.hub.unshared(groups);
         }
     }
 

@@ -1,4 +1,4 @@
-//! The bounds of queues: a queue that grows beyond them lets its oldest messages go, by a record.
+//! The bounds of queues and of the groups of shared subscriptions: one that grows beyond them lets its oldest messages go, by a record.
 
 use parking_lot::RwLock;
 
@@ -6,9 +6,9 @@ use super::Bounds;
 use crate::event::{DropOwner, DropReason, Dropped, Event};
 use crate::ids::Lsn;
 use crate::log::Log;
-use crate::state::State;
+use crate::state::{Left, State};
 
-/// Looks after the queues as they grow.
+/// Looks after the queues and groups as they grow.
 #[derive(Debug)]
 pub(super) struct QueueBounds {
     bounds: Bounds,
@@ -21,27 +21,33 @@ impl QueueBounds {
         QueueBounds { bounds, pending: Lsn::NONE }
     }
 
-    /// Appends what has to go of queues that have grown beyond their bounds; true where there was something. Costs a look at each queue
-    /// that grew.
+    /// Appends what has to go of queues and groups that have grown beyond their bounds; true where there was something. Costs a look at
+    /// each that grew.
     pub(super) fn keep(&mut self, log: &Log, state: &RwLock<State>) -> bool {
         let none = self.bounds.queue_messages_max == 0 && self.bounds.queue_bytes_max == 0;
-        if none || !state.read().queue.has_grown() || state.read().applied <= self.pending {
+        let grown = |state: &State| state.queue.has_grown() || state.groups.has_grown();
+        if none || !grown(&state.read()) || state.read().applied <= self.pending {
             return false;
         }
         let beyond = {
             let mut state = state.write();
-            state.queue.beyond(self.bounds.queue_messages_max, self.bounds.queue_bytes_max)
+            let (messages_max, bytes_max) = (self.bounds.queue_messages_max, self.bounds.queue_bytes_max);
+            let mut beyond = state.queue.beyond(messages_max, bytes_max);
+            beyond.extend(state.groups.beyond(messages_max, bytes_max));
+            beyond
         };
         let mut appended_some = false;
         for (reason, range) in beyond {
-            let topic = range.owner.clone();
+            let owner = range.owner.clone();
             match super::append(log, &[Event::Dropped(Dropped { reason, drops: vec![range] })]) {
                 Ok(appended) => (self.pending, appended_some) = (appended.last, true),
                 Err(error) => {
                     // Looked at again by the applier's next step.
-                    tracing::debug!(%error, ?topic, "a queue is beyond its bounds, and the log takes no record of it now");
-                    if let DropOwner::Queue(topic) = topic {
-                        state.write().queue.look_again(topic);
+                    tracing::debug!(%error, ?owner, "a queue is beyond its bounds, and the log takes no record of it now");
+                    match owner {
+                        DropOwner::Queue(topic) => state.write().queue.look_again(topic),
+                        DropOwner::Group(share) => state.write().groups.look_again(share),
+                        DropOwner::Cursor { .. } | DropOwner::Sink(_) => {}
                     }
                 }
             }
@@ -86,10 +92,24 @@ pub(super) fn tell(dropped: &Dropped) {
     }
 }
 
+/// Tells of what a session's end took from groups: once, when it is applied.
+pub(super) fn tell_left(client: &str, left: &Left) {
+    if left.unconfirmed > 0 {
+        let reason = DropReason::SessionEndedQos2.as_str();
+        metrics::counter!(crate::metrics::DROPPED, "reason" => reason).increment(left.unconfirmed);
+        tracing::info!(
+            client,
+            messages = left.unconfirmed,
+            "messages of shared subscriptions were sent with QoS 2 to a session that ended before they were acknowledged; nobody else is given them"
+        );
+    }
+}
+
 fn name(owner: &DropOwner) -> String {
     match owner {
         DropOwner::Queue(topic) => format!("queue {topic}"),
         DropOwner::Cursor { client, filter } => format!("cursor of {client} on {filter}"),
         DropOwner::Sink(sink) => format!("sink {sink}"),
+        DropOwner::Group(share) => format!("group {share}"),
     }
 }

@@ -36,7 +36,7 @@ use crate::log::{
 };
 use crate::rules::Kind;
 use crate::state::store::StateStore;
-use crate::state::{Cursor, Gap, SessionView, State, StoredMessage};
+use crate::state::{Cursor, Gap, GroupView, SessionView, State, StoredMessage};
 pub use keeper::Retention;
 #[doc(hidden)]
 pub use manual::Manual;
@@ -193,7 +193,8 @@ impl Engine {
         self.inner.applied.end()
     }
 
-    /// True when a publish must be logged: a rule, a queue, the retain flag, or a subscription with QoS > 0 wants it.
+    /// True when a publish must be logged: a rule, a queue, the retain flag, a subscription with QoS > 0 or the group of a shared
+    /// subscription wants it.
     #[must_use]
     pub fn wants(&self, message: &Message) -> bool {
         message.retain
@@ -288,7 +289,32 @@ impl Engine {
     /// May read the disk where queue messages are in flight.
     #[must_use]
     pub fn attach(&self, options: &AttachOptions) -> Mailbox {
-        Mailbox::new(Arc::clone(&self.inner.hub), options)
+        self.attach_shared(options, &[])
+    }
+
+    /// As [`Engine::attach`], of a session that has messages in flight which groups of shared subscriptions gave: record and subscription
+    /// (`$share/<name>/<filter>`) of each. What is not named here and was sent to an earlier connection goes back to its group.
+    #[must_use]
+    pub fn attach_shared(&self, options: &AttachOptions, in_flight: &[(Lsn, ByteString)]) -> Mailbox {
+        Mailbox::new(Arc::clone(&self.inner.hub), options, in_flight)
+    }
+
+    /// The groups of shared subscriptions, in the order of their subscriptions.
+    #[must_use]
+    pub fn groups(&self) -> Vec<GroupView> {
+        let state = self.inner.state.read();
+        let is_connected = |client: &str| state.sessions.get(client).is_some_and(|session| session.connected);
+        let view = |(share, group): (&ByteString, &crate::state::Group)| {
+            let (messages, bytes) = group.backlog();
+            GroupView {
+                share: share.clone(),
+                members: group.members.iter().map(|client| (client.to_byte_string(), is_connected(client))).collect(),
+                messages,
+                bytes,
+                oldest: group.owed().next(),
+            }
+        };
+        state.groups.iter().map(view).collect()
     }
 
     /// A stored message by its number (to send a QoS 2 message again after a restart). May read the disk: call it off the executor.

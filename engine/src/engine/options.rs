@@ -61,9 +61,9 @@ impl EngineOptions {
 /// 0 = no bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Messages owed by the queue of one topic. Default 1,000,000.
+    /// Messages owed by the queue of one topic, or by the group of one shared subscription. Default 1,000,000.
     pub queue_messages_max: u64,
-    /// Bytes (topics and payloads) owed by the queue of one topic. Default 1 GiB.
+    /// Bytes (topics and payloads) owed by the queue of one topic, or by the group of one shared subscription. Default 1 GiB.
     pub queue_bytes_max: u64,
     /// Messages of a session's backlog that are kept beyond retention. What retention still keeps does not count. Default 100,000.
     pub session_messages_max: u64,

@@ -61,6 +61,8 @@ pub enum DropOwner {
     },
     /// A database sink: its position is the range's end at least.
     Sink(ByteString),
+    /// The group of a shared subscription (`$share/<name>/<filter>`): its messages in the range are owed to none of its members any more.
+    Group(ByteString),
 }
 
 /// Which policy let records go.
@@ -69,9 +71,9 @@ pub enum DropOwner {
 pub enum DropReason {
     /// Retention by age or size passed the read position of a rule, which holds nothing.
     Retention = 0,
-    /// A queue had more messages than `queue.messages_max`; the oldest went.
+    /// A queue, or the group of a shared subscription, had more messages than `queue.messages_max`; the oldest went.
     QueueMessages = 1,
-    /// A queue had more bytes than `queue.bytes_max`; the oldest messages went.
+    /// A queue, or the group of a shared subscription, had more bytes than `queue.bytes_max`; the oldest messages went.
     QueueBytes = 2,
     // 3 is free: it was set aside for the age of a queue's messages, and never written.
     /// A session's backlog had more messages than `session.backlog_messages_max`; the oldest went.
@@ -84,11 +86,14 @@ pub enum DropReason {
     DiskBudget = 7,
     /// The bytes on disk were damaged and could not be carried out of a segment that retention gave up.
     Damaged = 8,
+    /// A message of a shared subscription was sent to a member with QoS 2, and the member's session ended before it was acknowledged: no
+    /// other member may be given it [MQTT-4.8.2-5]. State notes it at the session's end; no `Dropped` record says so.
+    SessionEndedQos2 = 9,
 }
 
 impl DropReason {
     /// Every reason.
-    pub const ALL: [DropReason; 8] = [
+    pub const ALL: [DropReason; 9] = [
         DropReason::Retention,
         DropReason::QueueMessages,
         DropReason::QueueBytes,
@@ -97,6 +102,7 @@ impl DropReason {
         DropReason::IdleCursors,
         DropReason::DiskBudget,
         DropReason::Damaged,
+        DropReason::SessionEndedQos2,
     ];
 
     /// The word used in metrics, messages and `--json`.
@@ -111,6 +117,7 @@ impl DropReason {
             DropReason::IdleCursors => "idle_cursors",
             DropReason::DiskBudget => "disk_budget",
             DropReason::Damaged => "damaged",
+            DropReason::SessionEndedQos2 => "session_ended_qos2",
         }
     }
 

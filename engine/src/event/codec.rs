@@ -22,9 +22,10 @@
 //! kind 14 CursorMoved         client filter next
 //! kind 15 Positions           seen list(client epoch list(cursor))
 //! kind 16 Dropped             reason(u8) list(owner from to count)
+//! kind 17 SharedSent          client packet_id lsn share
 //!
 //! cursor  = filter low
-//! owner   = u8 0 and a queue's topic, 1 and a cursor's client and filter, or 2 and a sink's name
+//! owner   = u8 0 and a queue's topic, 1 and a cursor's client and filter, 2 and a sink's name, or 3 and a shared subscription
 //! options = u8: bits 0-1 qos, 2 no local, 3 retain as published, 4-5 retain handling
 //! message = u8 flags (bits 0-1 qos, 2 retain, 3 properties follow, 4 username follows, 5 peer follows,
 //!           6-7 origin: 0 client, 1 will, 2 operator, 3 import), topic, publisher, username, peer,
@@ -92,6 +93,7 @@ impl Event {
             Event::CursorMoved(_) => 14,
             Event::Positions(_) => 15,
             Event::Dropped(_) => 16,
+            Event::SharedSent(_) => 17,
         }
     }
 
@@ -115,6 +117,7 @@ impl Event {
             Event::CursorMoved(_) => "cursor_moved",
             Event::Positions(_) => "positions",
             Event::Dropped(_) => "dropped",
+            Event::SharedSent(_) => "shared_sent",
         }
     }
 
@@ -198,6 +201,12 @@ impl Event {
                 put_text(out, &e.client);
                 put_int(out, u64::from(e.packet_id));
                 put_int(out, e.lsn.0);
+            }
+            Event::SharedSent(e) => {
+                put_text(out, &e.client);
+                put_int(out, u64::from(e.packet_id));
+                put_int(out, e.lsn.0);
+                put_text(out, &e.share);
             }
             Event::Received(e) => {
                 put_text(out, &e.client);
@@ -325,6 +334,12 @@ impl Event {
             }),
             15 => Event::Positions(bounds::take_positions(&mut r)?),
             16 => Event::Dropped(bounds::take_dropped(&mut r)?),
+            17 => Event::SharedSent(SharedSent {
+                client: r.text("client")?,
+                packet_id: r.int16("packet_id")?,
+                lsn: Lsn(r.int("lsn")?),
+                share: r.text("share")?,
+            }),
             other => return Err(CodecError::Kind(other)),
         };
         match r.0.len() {

@@ -45,6 +45,11 @@ impl Event {
                 .number("epoch", e.epoch),
             Event::Released(e) => object.text("client", &e.client).number("packet_id", e.packet_id),
             Event::Sent(e) => object.text("client", &e.client).number("packet_id", e.packet_id).number("lsn", e.lsn.0),
+            Event::SharedSent(e) => object
+                .text("client", &e.client)
+                .number("packet_id", e.packet_id)
+                .number("lsn", e.lsn.0)
+                .text("share", &e.share),
             Event::Received(e) => object.text("client", &e.client).number("packet_id", e.packet_id),
             Event::Delivered(e) => object
                 .text("client", &e.client)
@@ -99,6 +104,7 @@ fn dropped(range: &DroppedRange) -> String {
         DropOwner::Queue(topic) => Object::new().text("queue", topic),
         DropOwner::Cursor { client, filter } => Object::new().text("client", client).text("filter", filter),
         DropOwner::Sink(sink) => Object::new().text("sink", sink),
+        DropOwner::Group(share) => Object::new().text("share", share),
     };
     object.number("from", range.from.0).number("to", range.to.0).number("count", range.count).end()
 }

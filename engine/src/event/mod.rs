@@ -42,6 +42,9 @@ pub enum Event {
     Released(Released),
     /// A QoS 2 PUBLISH is about to be sent under `packet_id`. The PUBLISH waits until it is durable.
     Sent(Sent),
+    /// As `Sent`, of a message that a shared subscription gave the client. From here on it is the client's: no other member of the group
+    /// is given it [MQTT-4.8.2-4]. Sent by clean sessions too.
+    SharedSent(SharedSent),
     /// A subscriber's PUBREC. The PUBREL waits until it is durable.
     Received(Received),
     /// Hook `message.deliver`. Only appended where a rule asks for it.
@@ -298,6 +301,19 @@ pub struct Sent {
     pub lsn: Lsn,
 }
 
+/// See [`Event::SharedSent`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedSent {
+    /// The subscriber.
+    pub client: ByteString,
+    /// The packet id the message travels under.
+    pub packet_id: u16,
+    /// The message's record.
+    pub lsn: Lsn,
+    /// The shared subscription, `$share/<name>/<filter>`.
+    pub share: ByteString,
+}
+
 /// See [`Event::Received`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Received {
@@ -337,7 +353,8 @@ pub struct Acked {
     pub outcome: AckOutcome,
     /// True when the message was leased to this client from its queue: it is done for everybody.
     pub queue: bool,
-    /// The cursors that move, and how far everything below is done for each.
+    /// The cursors that move, and how far everything below is done for each. A shared subscription (`$share/<name>/<filter>`) among them
+    /// means that the message is done for its group; its `low` is [`Lsn::NONE`].
     pub cursors: Vec<CursorAt>,
 }
 

@@ -102,7 +102,12 @@ pub const ALL: &[Described] = &[
         Unit::Count,
         "Messages not given to a keep-latest subscriber because a newer one of the topic exists",
     ),
-    counter(REQUEUED, Unit::Count, "Queue messages given to another subscriber because the holder left"),
+    counter(REQUEUED, Unit::Count, "Messages of queues and groups that are free again because their holder left"),
+    counter(
+        SHARED_REFUSED,
+        Unit::Count,
+        "Messages of shared subscriptions that a member refused; no other member is given them",
+    ),
 ];
 
 /// Tells the installed recorder of the `metrics` facade what each metric of the engine means. Call it once, after installing the

@@ -18,6 +18,8 @@ pub(crate) enum Kind {
     Pubsub(Arc<PubsubRule>),
     /// A read position that sees only the newest message of each topic.
     Latest,
+    /// A shared subscription: its group hands each message to one of its members. No rule governs it.
+    Shared,
 }
 
 impl Kind {
@@ -75,6 +77,9 @@ impl RuleIndex {
     /// What governs a subscription to `filter`: the first rule whose filter covers it, queues before positions.
     /// A broader filter (`#` over `queue/#`) is a plain subscription.
     pub(crate) fn kind_of(&self, filter: &str) -> Kind {
+        if topic::shared(filter).is_some() {
+            return Kind::Shared;
+        }
         if self.queue_filters.iter().any(|rule| topic::covers(rule, filter)) {
             return Kind::Queue;
         }
@@ -141,6 +146,9 @@ mod tests {
         assert_eq!(index.kind_of("latest/x"), Kind::Latest);
         assert_eq!(index.kind_of("#"), Kind::Plain);
         assert_eq!(index.kind_of("+/a"), Kind::Plain);
+        for filter in ["$share/g/queue/a", "$share/g/pubsub/a", "$share/g/#"] {
+            assert_eq!(index.kind_of(filter), Kind::Shared);
+        }
     }
 
     #[test]

@@ -49,6 +49,7 @@ impl State {
         });
         in_flight
             .chain(self.queue.iter().map(|(lsn, _)| RowKey::Queue(lsn)))
+            .chain(self.groups.owed().map(|(share, lsn)| RowKey::Shared(share.clone(), lsn)))
             .chain(self.sinks.keys().map(|sink| RowKey::Sink(sink.clone())))
             .chain(self.gaps.keys().map(|owner| RowKey::Gap(owner.clone())))
             .chain((self.epoch > 0).then_some(RowKey::Epoch))

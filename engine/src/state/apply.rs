@@ -5,13 +5,14 @@ use std::sync::Arc;
 use bytestring::ByteString;
 
 use super::rows::{RowKey, copy, own};
-use super::{Cursor, Name, Outbound, State, StoredMessage, Subscription};
+use super::{Cursor, Left, Name, Outbound, State, StoredMessage, Subscription};
 use crate::event::{
     Acked, ClientDisconnected, CursorAt, CursorMoved, DropOwner, Event, NEVER_EXPIRES, Origin, Published,
     SessionClosed, SessionOpened, Subscribed, SubscriptionOptions, Unsubscribed,
 };
 use crate::ids::Lsn;
 use crate::rules::{Kind, RuleIndex, StartAt};
+use crate::topic;
 
 /// What delivery has to know of a record's effect.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,18 +28,38 @@ pub(crate) enum Change {
     Unsubscribed {
         /// What it was, where it was there.
         previous: Option<SubscriptionOptions>,
+        /// It was a shared one, and the last of its group.
+        ended: bool,
     },
     /// The session's subscriptions (these) are gone.
     SessionEnded {
         /// Filter and granted QoS of each.
         subscriptions: Vec<(ByteString, Subscription)>,
+        /// What that did to groups.
+        left: Left,
     },
-    /// The queue of this topic owes the message.
-    Queued,
-    /// The queues no longer owe these messages.
-    Unqueued(Vec<Lsn>),
+    /// The message is owed.
+    Owed {
+        /// By the queue of its topic.
+        queue: bool,
+        /// By the groups of these shared subscriptions.
+        groups: Vec<ByteString>,
+    },
+    /// These messages are no longer owed.
+    Done {
+        /// By queues.
+        queues: Vec<Lsn>,
+        /// By groups.
+        groups: Vec<(ByteString, Lsn)>,
+    },
     /// An operator moved a cursor.
     CursorMoved,
+}
+
+impl Change {
+    pub(super) fn done(queues: Vec<Lsn>, groups: Vec<(ByteString, Lsn)>) -> Change {
+        if queues.is_empty() && groups.is_empty() { Change::None } else { Change::Done { queues, groups } }
+    }
 }
 
 impl State {
@@ -49,9 +70,9 @@ impl State {
         }
         self.applied = lsn.next();
         match event {
-            Event::SessionOpened(e) => self.session_opened(rules, e),
+            Event::SessionOpened(e) => self.session_opened(rules, time_us, e),
             Event::ClientDisconnected(e) => self.disconnected(rules, time_us, e),
-            Event::SessionClosed(e) => self.session_closed(rules, e),
+            Event::SessionClosed(e) => self.session_closed(rules, time_us, e),
             Event::Subscribed(e) => self.subscribed(rules, lsn, e),
             Event::Unsubscribed(e) => self.unsubscribed(e),
             Event::Published(e) => self.published(rules, lsn, time_us, e),
@@ -66,11 +87,12 @@ impl State {
                 Change::None
             }
             Event::Sent(e) => {
-                if let Some(session) = self.sessions.get_mut(&e.client) {
-                    let out = Outbound { packet_id: e.packet_id, lsn: e.lsn, received: false };
-                    session.outbound.insert(e.packet_id, out);
-                    self.dirty.insert(RowKey::Outbound(e.client.clone(), e.packet_id));
-                }
+                self.sent(&e.client, Outbound { packet_id: e.packet_id, lsn: e.lsn, received: false, share: None });
+                Change::None
+            }
+            Event::SharedSent(e) => {
+                let share = Some(e.share.clone());
+                self.sent(&e.client, Outbound { packet_id: e.packet_id, lsn: e.lsn, received: false, share });
                 Change::None
             }
             Event::Received(e) => {
@@ -90,12 +112,19 @@ impl State {
         }
     }
 
-    fn session_opened(&mut self, rules: &RuleIndex, e: &SessionOpened) -> Change {
+    fn sent(&mut self, client: &ByteString, out: Outbound) {
+        if let Some(session) = self.sessions.get_mut(client) {
+            self.dirty.insert(RowKey::Outbound(client.clone(), out.packet_id));
+            session.outbound.insert(out.packet_id, out);
+        }
+    }
+
+    fn session_opened(&mut self, rules: &RuleIndex, time_us: u64, e: &SessionOpened) -> Change {
         if e.epoch > self.epoch {
             self.epoch = e.epoch;
             self.dirty.insert(RowKey::Epoch);
         }
-        let change = if e.resumed { Change::None } else { self.discard(rules, &e.client) };
+        let change = if e.resumed { Change::None } else { self.discard(rules, time_us, &e.client) };
         let client = self.client_name(&e.client);
         let username = self.recent.name(&e.username);
         let before = self.sessions.update(client.clone(), |session| {
@@ -157,29 +186,29 @@ impl State {
         if lasting {
             return Change::None;
         }
-        let subscriptions = self.empty_session(rules, &e.client);
+        let (subscriptions, left) = self.empty_session(rules, time_us, &e.client);
         // A session that ends here but still owes a will stays until the will's own record: a crash in between must not lose it.
         if self.sessions.get(&e.client).is_some_and(|s| s.will.is_none()) {
             self.remove_session(&e.client);
         }
-        Change::SessionEnded { subscriptions }
+        Change::SessionEnded { subscriptions, left }
     }
 
-    fn session_closed(&mut self, rules: &RuleIndex, e: &SessionClosed) -> Change {
+    fn session_closed(&mut self, rules: &RuleIndex, time_us: u64, e: &SessionClosed) -> Change {
         match self.sessions.get(&e.client) {
-            Some(session) if session.epoch == e.epoch => self.discard(rules, &e.client),
+            Some(session) if session.epoch == e.epoch => self.discard(rules, time_us, &e.client),
             _ => Change::None,
         }
     }
 
     /// Removes a session with its plain cursors.
-    fn discard(&mut self, rules: &RuleIndex, client: &ByteString) -> Change {
+    fn discard(&mut self, rules: &RuleIndex, time_us: u64, client: &ByteString) -> Change {
         if !self.sessions.contains_key(client) {
             return Change::None;
         }
-        let subscriptions = self.empty_session(rules, client);
+        let (subscriptions, left) = self.empty_session(rules, time_us, client);
         self.remove_session(client);
-        Change::SessionEnded { subscriptions }
+        Change::SessionEnded { subscriptions, left }
     }
 
     fn remove_session(&mut self, client: &ByteString) {
@@ -191,21 +220,31 @@ impl State {
     }
 
     /// Takes everything out of a session. The cursors of rules belong to (client, filter) and stay.
-    fn empty_session(&mut self, rules: &RuleIndex, client: &ByteString) -> Vec<(ByteString, Subscription)> {
-        let Some(session) = self.sessions.get_mut(client) else { return Vec::new() };
+    fn empty_session(
+        &mut self,
+        rules: &RuleIndex,
+        time_us: u64,
+        client: &ByteString,
+    ) -> (Vec<(ByteString, Subscription)>, Left) {
+        let mut left = Left::default();
+        let Some(session) = self.sessions.get_mut(client) else { return (Vec::new(), left) };
         let subscriptions = std::mem::take(&mut session.subscriptions);
         let received = std::mem::take(&mut session.received);
         let outbound = std::mem::take(&mut session.outbound);
         let subscriptions: Vec<_> = subscriptions.iter().map(|(f, s)| (f.to_byte_string(), *s)).collect();
+        self.lose_sent(time_us, outbound.values(), &mut left);
         for (filter, _) in &subscriptions {
             self.dirty.insert(RowKey::Subscription(client.clone(), filter.clone()));
+            if topic::shared(filter).is_some() && self.leave_group(filter, client) {
+                left.ended.push(filter.clone());
+            }
             if !rules.kind_of(filter).is_rule_cursor() {
                 self.remove_cursor(client, filter);
             }
         }
         self.dirty.extend(received.iter().map(|id| RowKey::Received(client.clone(), *id)));
         self.dirty.extend(outbound.keys().map(|id| RowKey::Outbound(client.clone(), *id)));
-        subscriptions
+        (subscriptions, left)
     }
 
     fn subscribed(&mut self, rules: &RuleIndex, lsn: Lsn, e: &Subscribed) -> Change {
@@ -217,12 +256,17 @@ impl State {
         let previous = session.subscriptions.get(&e.filter).copied();
         let subscription = Subscription { options: e.options, since: previous.map_or(lsn.next(), |s| s.since) };
         session.subscriptions.insert(filter.clone(), subscription);
-        let start = match rules.kind_of(&e.filter) {
+        let kind = rules.kind_of(&e.filter);
+        let start = match &kind {
             Kind::Plain if session.lasting() => Some(lsn.next()),
             Kind::Pubsub(rule) if rule.start == StartAt::Latest => Some(lsn.next()),
             Kind::Pubsub(_) | Kind::Latest => Some(Lsn::FIRST),
-            Kind::Plain | Kind::Queue => None,
+            Kind::Plain | Kind::Queue | Kind::Shared => None,
         };
+        if kind == Kind::Shared {
+            let client = self.client_name(&e.client);
+            self.groups.join(&e.filter, client);
+        }
         self.dirty.insert(RowKey::Subscription(e.client.clone(), e.filter.clone()));
         if let Some(start) = start {
             self.cursors.update(self.client_name(&e.client), |cursors| {
@@ -240,7 +284,8 @@ impl State {
         let Some(session) = self.sessions.get_mut(&e.client) else { return Change::None };
         let Some(previous) = session.subscriptions.remove(&e.filter) else { return Change::None };
         self.dirty.insert(RowKey::Subscription(e.client.clone(), e.filter.clone()));
-        Change::Unsubscribed { previous: Some(previous.options) }
+        let ended = topic::shared(&e.filter).is_some() && self.leave_group(&e.filter, &e.client);
+        Change::Unsubscribed { previous: Some(previous.options), ended }
     }
 
     fn published(&mut self, rules: &RuleIndex, lsn: Lsn, time_us: u64, e: &Published) -> Change {
@@ -270,13 +315,14 @@ impl State {
             }
             self.dirty.insert(RowKey::Latest(message.topic.clone()));
         }
-        if rules.is_queue(&message.topic) {
+        let groups = self.share(lsn, message);
+        let queue = rules.is_queue(&message.topic);
+        if queue {
             let bytes = (message.topic.len() + message.payload.len()) as u64;
             self.queue.insert(lsn, copy(&message.topic), bytes);
             self.dirty.insert(RowKey::Queue(lsn));
-            return Change::Queued;
         }
-        Change::None
+        if queue || !groups.is_empty() { Change::Owed { queue, groups } } else { Change::None }
     }
 
     /// A will's publication is its removal, in one record.
@@ -307,8 +353,13 @@ impl State {
     }
 
     fn acked(&mut self, e: &Acked) -> Change {
+        let mut groups = Vec::new();
         for CursorAt { filter, low } in &e.cursors {
-            self.move_cursor(&e.client, filter, |cursor| cursor.ack(e.lsn, *low));
+            if topic::shared(filter).is_none() {
+                self.move_cursor(&e.client, filter, |cursor| cursor.ack(e.lsn, *low));
+            } else if self.unshare(filter, e.lsn) {
+                groups.push((filter.clone(), e.lsn));
+            }
         }
         if let Some(packet_id) = e.packet_id
             && self.sessions.get_mut(&e.client).is_some_and(|s| s.outbound.remove(&packet_id).is_some())
@@ -317,9 +368,9 @@ impl State {
         }
         if e.queue && self.queue.remove(e.lsn).is_some() {
             self.dirty.insert(RowKey::Queue(e.lsn));
-            return Change::Unqueued(vec![e.lsn]);
+            return Change::done(vec![e.lsn], groups);
         }
-        Change::None
+        Change::done(Vec::new(), groups)
     }
 
     fn cursor_moved(&mut self, e: &CursorMoved) -> Change {

@@ -130,29 +130,47 @@ impl Queues {
 
     fn excess(&self, topic: ByteString, messages_max: u64, bytes_max: u64) -> Option<(DropReason, DroppedRange)> {
         let queue = self.by_topic.get(&topic)?;
-        let (mut messages, mut bytes, mut gone) = (queue.lsns.len() as u64, queue.bytes, 0);
-        let mut reason = None;
-        let mut to = Lsn::NONE;
-        for lsn in &queue.lsns {
-            // The newest message stays however large it is.
-            let over = if messages_max > 0 && messages > messages_max {
-                DropReason::QueueMessages
-            } else if bytes_max > 0 && bytes > bytes_max && messages > 1 {
-                DropReason::QueueBytes
-            } else {
-                break;
-            };
-            reason.get_or_insert(over);
-            (messages, gone, to) = (messages - 1, gone + 1, lsn.next());
-            bytes = bytes.saturating_sub(self.by_lsn.get(lsn).map_or(0, |q| q.bytes));
-        }
-        let from = *queue.lsns.first()?;
-        Some((reason?, DroppedRange { owner: DropOwner::Queue(topic), from, to, count: gone }))
+        let owed = queue.lsns.iter().map(|lsn| (*lsn, self.by_lsn.get(lsn).map_or(0, |q| q.bytes)));
+        let over = excess(owed, (queue.lsns.len() as u64, queue.bytes), (messages_max, bytes_max))?;
+        let owner = DropOwner::Queue(topic);
+        Some((over.reason, DroppedRange { owner, from: over.from, to: over.to, count: over.count }))
     }
 
     pub(crate) fn of(&self, topic: &str) -> Option<&QueueUse> {
         self.by_topic.get(topic)
     }
+}
+
+/// What has to go of what is owed.
+pub(super) struct Excess {
+    pub(super) reason: DropReason,
+    pub(super) from: Lsn,
+    pub(super) to: Lsn,
+    pub(super) count: u64,
+}
+
+/// The oldest of these messages (number and bytes, in order; together so many messages and bytes) that are beyond the bounds.
+pub(super) fn excess(
+    owed: impl Iterator<Item = (Lsn, u64)>,
+    (mut messages, mut bytes): (u64, u64),
+    (messages_max, bytes_max): (u64, u64),
+) -> Option<Excess> {
+    let mut found: Option<Excess> = None;
+    for (lsn, size) in owed {
+        // The newest message stays however large it is.
+        let reason = if messages_max > 0 && messages > messages_max {
+            DropReason::QueueMessages
+        } else if bytes_max > 0 && bytes > bytes_max && messages > 1 {
+            DropReason::QueueBytes
+        } else {
+            break;
+        };
+        let over = found.get_or_insert(Excess { reason, from: lsn, to: lsn, count: 0 });
+        (over.to, over.count) = (lsn.next(), over.count + 1);
+        messages -= 1;
+        bytes = bytes.saturating_sub(size);
+    }
+    found
 }
 
 impl State {
@@ -174,7 +192,7 @@ impl State {
 
     /// Takes from each owner what the event says.
     pub(super) fn dropped(&mut self, time_us: u64, e: &Dropped) -> Change {
-        let mut unqueued = Vec::new();
+        let (mut unqueued, mut unshared) = (Vec::new(), Vec::new());
         for range in &e.drops {
             match &range.owner {
                 DropOwner::Queue(topic) => {
@@ -190,6 +208,14 @@ impl State {
                     // Some may have been acknowledged since the event was made.
                     self.note_gap(time_us, e.reason, &DroppedRange { count: lsns.len() as u64, ..range.clone() });
                     unqueued.extend(lsns);
+                }
+                DropOwner::Group(share) => {
+                    let lsns = self.unshare_range(share, &(range.from..range.to));
+                    if self.groups.get(share).is_some() {
+                        let lost = DroppedRange { count: lsns.len() as u64, ..range.clone() };
+                        self.note_gap(time_us, e.reason, &lost);
+                    }
+                    unshared.extend(lsns.into_iter().map(|lsn| (share.clone(), lsn)));
                 }
                 DropOwner::Cursor { client, filter } => {
                     if e.reason == DropReason::IdleCursors {
@@ -212,10 +238,10 @@ impl State {
                 }
             }
         }
-        if unqueued.is_empty() { Change::None } else { Change::Unqueued(unqueued) }
+        Change::done(unqueued, unshared)
     }
 
-    fn note_gap(&mut self, time_us: u64, reason: DropReason, range: &DroppedRange) {
+    pub(super) fn note_gap(&mut self, time_us: u64, reason: DropReason, range: &DroppedRange) {
         // That a sink was passed counts even where it lost no message: its database may still know the place before.
         if range.count == 0 && !matches!(range.owner, DropOwner::Sink(_)) {
             return;

@@ -12,6 +12,7 @@ mod cursor;
 mod dense;
 mod few;
 pub(crate) mod forgetting;
+mod groups;
 mod name;
 mod rows;
 pub(crate) mod store;
@@ -30,6 +31,7 @@ pub(crate) use bounds::Queues;
 pub use cursor::Cursor;
 pub(crate) use dense::Dense;
 pub(crate) use few::Few;
+pub(crate) use groups::{Group, Groups, Left};
 pub(crate) use name::Name;
 use name::Recent;
 use rows::RowKey;
@@ -47,6 +49,8 @@ pub struct State {
     pub(crate) retained: BTreeMap<ByteString, StoredMessage>,
     /// Messages owed by one-to-one queues.
     pub(crate) queue: Queues,
+    /// Groups of shared subscriptions.
+    pub(crate) groups: Groups,
     /// Newest record of each topic under a keep-latest rule.
     pub(crate) latest: Dense<Lsn>,
     pub(crate) sinks: BTreeMap<ByteString, Lsn>,
@@ -116,7 +120,7 @@ impl Session {
             will_due_us: self.will_due_us,
             subscriptions: self.subscriptions.iter().map(|(f, s)| (f.to_byte_string(), s.options)).collect(),
             received: self.received.iter().copied().collect(),
-            outbound: self.outbound.values().copied().collect(),
+            outbound: self.outbound.values().cloned().collect(),
         }
     }
 }
@@ -189,8 +193,23 @@ pub struct SessionView {
     pub outbound: Vec<Outbound>,
 }
 
+/// The group of a shared subscription as it stands (a copy).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupView {
+    /// The subscription, `$share/<name>/<filter>`.
+    pub share: ByteString,
+    /// Clients whose sessions subscribe, and whether they are connected.
+    pub members: Vec<(ByteString, bool)>,
+    /// Messages it owes: published, and not acknowledged by a member.
+    pub messages: u64,
+    /// Bytes of their topics and payloads.
+    pub bytes: u64,
+    /// The oldest of them.
+    pub oldest: Option<Lsn>,
+}
+
 /// A QoS 2 message on its way to a subscriber.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outbound {
     /// Packet id.
     pub packet_id: u16,
@@ -198,6 +217,8 @@ pub struct Outbound {
     pub lsn: Lsn,
     /// True once PUBREC came: PUBREL is to be sent, never PUBLISH.
     pub received: bool,
+    /// The shared subscription that gave it, `$share/<name>/<filter>`; `None` for all else.
+    pub share: Option<ByteString>,
 }
 
 /// A stored message with its place in the log.

@@ -1,15 +1,16 @@
 //! The flat form of state: rows of key and value, shared by the derived index and the checkpoint.
 //!
 //! ```text
-//! key    tag u8, then the parts below as (int length, bytes); numbers as int, a queue's LSN as 8 bytes big-endian
+//! key    tag u8, then the parts below as (int length, bytes); numbers as int, LSNs as 8 bytes big-endian
 //!  'S' client            epoch int, flags u8 (1 connected, 2 ends, 4 will, 8 will due), expiry_s int, [ends_at_us int],
 //!                        username, peer, [delay_s int, message], [will_due_us int]
 //!  'U' client filter     options (u8 and int), since int
 //!  'R' client packet id  (empty)
-//!  'O' client packet id  lsn int, received u8
+//!  'O' client packet id  lsn int, received u8, [share]
 //!  'C' client filter     start int, next int, count int, then that many acknowledged LSNs as int
 //!  'T' topic             lsn int, time_us int, message          (retained)
 //!  'Q' lsn               topic, [bytes int]                     (owed by a queue)
+//!  'H' share lsn         bytes int                              (owed by the group of a shared subscription)
 //!  'L' topic             lsn int                                (newest of a keep-latest topic)
 //!  'K' sink              next int
 //!  'G' owner             from int, to int, count int, reason u8, time_us int, total int    (what a policy dropped)
@@ -46,6 +47,8 @@ pub enum RowKey {
     Retained(ByteString),
     /// A message owed by a queue.
     Queue(Lsn),
+    /// A message owed by the group of a shared subscription.
+    Shared(ByteString, Lsn),
     /// The newest record of a keep-latest topic.
     Latest(ByteString),
     /// A sink's position.
@@ -69,6 +72,7 @@ impl RowKey {
             RowKey::Cursor(client, _) => (b'C', Some(client)),
             RowKey::Retained(topic) => (b'T', Some(topic)),
             RowKey::Queue(_) => (b'Q', None),
+            RowKey::Shared(share, _) => (b'H', Some(share)),
             RowKey::Latest(topic) => (b'L', Some(topic)),
             RowKey::Sink(sink) => (b'K', Some(sink)),
             RowKey::Gap(_) => (b'G', None),
@@ -78,7 +82,7 @@ impl RowKey {
         match self {
             RowKey::Subscription(_, filter) | RowKey::Cursor(_, filter) => put_bytes(&mut out, filter.as_bytes()),
             RowKey::Received(_, id) | RowKey::Outbound(_, id) => put_int(&mut out, u64::from(*id)),
-            RowKey::Queue(lsn) => out.extend_from_slice(&lsn.0.to_be_bytes()),
+            RowKey::Queue(lsn) | RowKey::Shared(_, lsn) => out.extend_from_slice(&lsn.0.to_be_bytes()),
             RowKey::Gap(owner) => put_owner(&mut out, owner),
             _ => {}
         }
@@ -94,13 +98,8 @@ impl RowKey {
             b'O' => RowKey::Outbound(r.text("client")?, r.int16("packet id")?),
             b'C' => RowKey::Cursor(r.text("client")?, r.text("filter")?),
             b'T' => RowKey::Retained(r.text("topic")?),
-            b'Q' => {
-                let mut lsn = 0u64;
-                for _ in 0..8 {
-                    lsn = (lsn << 8) | u64::from(r.u8("queue lsn")?);
-                }
-                RowKey::Queue(Lsn(lsn))
-            }
+            b'Q' => RowKey::Queue(take_lsn(&mut r)?),
+            b'H' => RowKey::Shared(r.text("share")?, take_lsn(&mut r)?),
             b'L' => RowKey::Latest(r.text("topic")?),
             b'K' => RowKey::Sink(r.text("sink")?),
             b'G' => RowKey::Gap(take_owner(&mut r)?),
@@ -109,6 +108,14 @@ impl RowKey {
         };
         finish(&r).map(|()| key)
     }
+}
+
+fn take_lsn(r: &mut Fields) -> Result<Lsn, CodecError> {
+    let mut lsn = 0u64;
+    for _ in 0..8 {
+        lsn = (lsn << 8) | u64::from(r.u8("lsn")?);
+    }
+    Ok(Lsn(lsn))
 }
 
 fn finish(r: &Fields) -> Result<(), CodecError> {
@@ -132,6 +139,9 @@ impl State {
                 let outbound = self.sessions.get(client)?.outbound.get(id)?;
                 put_int(&mut out, outbound.lsn.0);
                 out.push(u8::from(outbound.received));
+                if let Some(share) = &outbound.share {
+                    put_bytes(&mut out, share.as_bytes());
+                }
             }
             RowKey::Cursor(client, filter) => put_cursor(&mut out, self.cursors.get(client)?.get(filter)?),
             RowKey::Retained(topic) => put_retained(&mut out, self.retained.get(topic)?),
@@ -140,6 +150,7 @@ impl State {
                 put_bytes(&mut out, queued.topic.as_bytes());
                 put_int(&mut out, queued.bytes);
             }
+            RowKey::Shared(share, lsn) => put_int(&mut out, self.groups.row(share, *lsn)?),
             RowKey::Gap(owner) => {
                 let gap = self.gaps.get(owner)?;
                 put_int(&mut out, gap.from.0);
@@ -178,7 +189,9 @@ impl State {
                 self.sessions.update(self.client_name(&client), |s| s.received.insert(id));
             }
             RowKey::Outbound(client, packet_id) => {
-                let out = Outbound { packet_id, lsn: Lsn(r.int("lsn")?), received: r.bool("received")? };
+                let (lsn, received) = (Lsn(r.int("lsn")?), r.bool("received")?);
+                let share = if r.0.is_empty() { None } else { Some(copy(&r.text("share")?)) };
+                let out = Outbound { packet_id, lsn, received, share };
                 self.sessions.update(self.client_name(&client), |s| s.outbound.insert(packet_id, out));
             }
             RowKey::Cursor(client, filter) => {
@@ -200,6 +213,7 @@ impl State {
                 let bytes = if r.0.is_empty() { 0 } else { r.int("bytes")? };
                 self.queue.insert(lsn, topic, bytes);
             }
+            RowKey::Shared(share, lsn) => self.groups.insert(lsn, &share, r.int("bytes")?),
             RowKey::Latest(topic) => {
                 self.latest.insert(Name::from(&*topic), Lsn(r.int("lsn")?));
             }
@@ -228,6 +242,7 @@ impl State {
         self.indexed = applied;
         self.deadlines =
             self.sessions.iter().filter_map(|(client, s)| s.deadline().map(|at| (at, client.clone()))).collect();
+        self.gather_groups();
         self.dirty.clear();
     }
 }

@@ -91,7 +91,7 @@ impl State {
             self.sessions.values().map(|s| 1 + s.subscriptions.len() + s.received.len() + s.outbound.len()).sum();
         let cursors: usize = self.cursors.values().map(super::Few::len).sum();
         let rest = self.retained.len() + self.queue.len() + self.latest.len() + self.sinks.len() + self.gaps.len();
-        (in_sessions + cursors + rest + usize::from(self.epoch > 0)) as u64
+        (in_sessions + cursors + rest + self.groups.rows() + usize::from(self.epoch > 0)) as u64
     }
 }
 

@@ -155,8 +155,12 @@ impl Client {
     }
 
     pub fn settle(&mut self, deliveries: &[Delivery]) {
-        let settled: Vec<_> = deliveries.iter().map(|d| (d.lsn, None, AckOutcome::Acknowledged)).collect();
+        let own = deliveries.iter().filter(|d| d.share.is_none());
+        let settled: Vec<_> = own.map(|d| (d.lsn, None, AckOutcome::Acknowledged)).collect();
         self.mailbox().settle(&settled);
+        let shared = deliveries.iter().filter_map(|d| d.share.clone().map(|share| (d.lsn, share)));
+        let settled: Vec<_> = shared.map(|(lsn, share)| (lsn, share, None, AckOutcome::Acknowledged)).collect();
+        self.mailbox().settle_shared(&settled);
     }
 
     /// Waits for these payloads, in this order, and settles them.

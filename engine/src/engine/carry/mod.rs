@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Only what lies in the segments that go is looked at, so the cost is that of the segments and of one look at each cursor, whatever
-//! the log holds. What can't be read because it is damaged is named, counted, and recorded as a gap of the queues it belonged to; the
+//! the log holds. What can't be read because it is damaged is named, counted, and recorded as a gap of the queues and groups it belonged to; the
 //! damaged segment's file is set aside as `*.damaged` and not destroyed.
 
 mod bounds;
@@ -169,17 +169,22 @@ impl Carrier {
             let records = range.end.0.saturating_sub(range.start.0);
             metrics::counter!(crate::metrics::CARRY_UNREADABLE).increment(records);
             self.log.set_aside(range.start);
-            let queues = self.state.read().queue.topics_in(range);
+            let (queues, groups) = {
+                let state = self.state.read();
+                (state.queue.topics_in(range), state.groups.in_range(range))
+            };
             tracing::error!(
                 from = range.start.0,
                 to = range.end.0,
                 records,
                 queues = queues.len(),
+                groups = groups.len(),
                 "records of a segment that retention gives up are damaged: what clients are still owed of them can't be carried; \
                  the file is set aside as *.damaged"
             );
-            for (topic, count) in queues {
-                let owner = DropOwner::Queue(topic);
+            let queues = queues.into_iter().map(|(topic, count)| (DropOwner::Queue(topic), count));
+            let groups = groups.into_iter().map(|(share, count)| (DropOwner::Group(share), count));
+            for (owner, count) in queues.chain(groups) {
                 let range = DroppedRange { owner, from: range.start, to: range.end, count };
                 drops.entry(DropReason::Damaged).or_default().push(range);
             }

@@ -53,7 +53,7 @@ impl Sleeper {
 /// What somebody is owed of a range.
 #[derive(Debug, Default)]
 pub(super) struct Owed {
-    /// Messages owed by their number: of queues, in flight, newest of keep-latest topics.
+    /// Messages owed by their number: of queues and groups, in flight, newest of keep-latest topics.
     pub by_number: HashSet<Lsn>,
     /// Cursors with something in the range.
     pub sleepers: Vec<Sleeper>,
@@ -69,6 +69,7 @@ impl Owed {
         let clients: Vec<Name> = {
             let state = state.read();
             owed.by_number.extend(state.queue.numbers(range));
+            owed.by_number.extend(state.groups.numbers(range));
             for (topic, matches) in scan.topics().filter(|(topic, _)| hub.rules.is_latest(topic)) {
                 let newest = state.latest.get(topic);
                 owed.by_number.extend(newest.filter(|lsn| matches.binary_search_by_key(*lsn, |m| m.lsn).is_ok()));
@@ -111,7 +112,7 @@ impl Owed {
             let subscribed = session.and_then(|s| s.subscriptions.get(filter));
             let rule = match kind {
                 // The newest of each topic is carried for them in any case.
-                Kind::Latest | Kind::Queue => continue,
+                Kind::Latest | Kind::Queue | Kind::Shared => continue,
                 Kind::Pubsub(_) => true,
                 Kind::Plain if subscribed.is_some() && session.is_some_and(|s| s.lasting()) => false,
                 Kind::Plain => continue,

@@ -46,7 +46,7 @@ pub(super) fn take_dropped(r: &mut Fields) -> Result<Dropped, CodecError> {
     Ok(Dropped { reason, drops })
 }
 
-/// Appends an owner: u8 what (0 queue, 1 cursor, 2 sink), its name, and a cursor's filter.
+/// Appends an owner: u8 what (0 queue, 1 cursor, 2 sink, 3 group), its name, and a cursor's filter.
 pub fn put_owner(out: &mut Vec<u8>, owner: &DropOwner) {
     match owner {
         DropOwner::Queue(topic) => {
@@ -62,6 +62,10 @@ pub fn put_owner(out: &mut Vec<u8>, owner: &DropOwner) {
             out.put_u8(2);
             put_text(out, sink);
         }
+        DropOwner::Group(share) => {
+            out.put_u8(3);
+            put_text(out, share);
+        }
     }
 }
 
@@ -74,6 +78,7 @@ pub fn take_owner(r: &mut Fields) -> Result<DropOwner, CodecError> {
         0 => DropOwner::Queue(r.text("topic")?),
         1 => DropOwner::Cursor { client: r.text("client")?, filter: r.text("filter")? },
         2 => DropOwner::Sink(r.text("sink")?),
+        3 => DropOwner::Group(r.text("share")?),
         _ => return Err(CodecError::Value("owner")),
     })
 }

@@ -122,6 +122,9 @@ fn event() -> impl Strategy<Value = Event> {
             packet_id,
             lsn: Lsn(lsn)
         })),
+        (text(), any::<u16>(), any::<u64>(), text()).prop_map(|(client, packet_id, lsn, share)| {
+            Event::SharedSent(SharedSent { client, packet_id, lsn: Lsn(lsn), share })
+        }),
         (text(), any::<u16>()).prop_map(|(client, packet_id)| Event::Received(Received { client, packet_id })),
         (text(), any::<u64>(), any::<u64>(), text()).prop_map(|(client, lsn, time_us, topic)| {
             Event::Delivered(Delivered { client, lsn: Lsn(lsn), time_us, topic })
@@ -168,6 +171,7 @@ fn owner() -> impl Strategy<Value = DropOwner> {
         text().prop_map(DropOwner::Queue),
         (text(), text()).prop_map(|(client, filter)| DropOwner::Cursor { client, filter }),
         text().prop_map(DropOwner::Sink),
+        text().prop_map(DropOwner::Group),
     ]
 }
 
@@ -191,7 +195,7 @@ proptest! {
 
     #[test]
     fn arbitrary_bytes_never_panic_and_what_decodes_encodes_to_the_same_bytes(
-        kind in 0u8..18, mut bytes in proptest::collection::vec(any::<u8>(), 0..60),
+        kind in 0u8..19, mut bytes in proptest::collection::vec(any::<u8>(), 0..60),
     ) {
         if let Some(first) = bytes.first_mut() { *first = BODY_VERSION; }
         if let Ok(event) = Event::decode(kind, bytes.clone().into()) {
