@@ -104,3 +104,23 @@ async fn topics_are_as_long_as_a_string_can_be_and_may_begin_with_any_letter() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_slow_subscriber_of_a_clean_session_loses_nothing_while_it_is_connected() {
+    let server = serve().await;
+    let (mut wire, _) = Wire::open(&server, &connect5_with("s", CLEAN, &[&two(0x21, 1)], &[])).await;
+    wire.subscribed("t", 1).await;
+    let mut publisher = Wire::hello5(&server, "p").await;
+    let (sent, answers): (Vec<_>, Vec<_>) =
+        (1..=1000u16).map(|n| (publish5(0x32, "t", n, &[], format!("{n} {}", "x".repeat(1000))), ack(0x40, n))).unzip();
+    for (sent, answers) in sent.chunks(500).zip(answers.chunks(500)) {
+        publisher.answers(&sent.concat(), &answers.concat()).await;
+    }
+    for n in 1..=1000u16 {
+        let got = wire.message().await;
+        let payload = std::str::from_utf8(&got.payload).unwrap();
+        assert_eq!(payload.split(' ').next(), Some(&*n.to_string()));
+        wire.send(&ack(0x40, got.packet_id)).await;
+    }
+    wire.nothing().await;
+}

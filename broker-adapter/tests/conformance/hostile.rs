@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use forebay_broker_adapter::codec::Packet;
+use forebay_broker_adapter::{BrokerOptions, LiveBusKind};
+use tempfile::tempdir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Server, serve, until};
+use crate::support::{Server, serve, serve_in, until};
 use crate::wire::*;
 
 /// A client that is well-behaved, and whose messages to itself must arrive whatever others do.
@@ -319,4 +321,38 @@ async fn connections_that_come_and_go_leave_nothing() {
     tokio::time::sleep(Duration::from_millis(10)).await;
     witness.lives().await;
     until(|| server.engine.session_count() == 1).await;
+}
+
+/// What ends the router's thread of a rumqttd that listens itself: a topic that begins with a letter of two bytes, and clients that
+/// are dropped, or acknowledge what they never got, while messages wait for them.
+#[tokio::test]
+async fn what_kills_rumqttd_s_router_reaches_neither_it_nor_ours() {
+    for live_bus in [LiveBusKind::Rumqttd, LiveBusKind::Trie] {
+        let server = serve_in(tempdir().unwrap(), BrokerOptions { live_bus, ..BrokerOptions::default() }).await;
+        let mut subscriber = Wire::hello5(&server, "s").await;
+        for filter in ["+/1", "état/#", "$own/#"] {
+            subscriber.subscribed(filter, 0).await;
+        }
+        let mut publisher = Wire::hello5(&server, "p").await;
+        for round in 0..20 {
+            let mut victim = Wire::accepted(&server, &lasting5("victim", &[&two(0x21, 1)])).await;
+            victim.subscribed("état/#", 1).await;
+            for n in 0..50u16 {
+                publisher.send(&publish5(0x32, "état/1", 1 + n, &[], "backlog")).await;
+                publisher.send(&publish5(0x30, "état/1", 0, &[], "live")).await;
+            }
+            victim.send(&[ack(0x40, 999), ack(0x70, 998), ack(0x62, 997)].concat()).await;
+            if round % 2 == 0 {
+                victim.stream.set_zero_linger().unwrap();
+            }
+            drop(victim);
+        }
+        publisher.send(&publish5(0x30, "$own/last", 0, &[], "last")).await;
+        let (mut live, mut last) = (0, false);
+        while live < 2000 || !last {
+            let got = subscriber.message().await;
+            (live, last) = (live + usize::from(&*got.topic == "état/1"), last || got.payload == "last");
+        }
+        subscriber.nothing().await;
+    }
 }
