@@ -29,14 +29,14 @@ async fn clean_start_discards_and_without_it_a_session_goes_on_or_begins() {
 #[tokio::test]
 async fn a_session_ends_when_its_expiry_has_passed_and_not_while_it_is_connected() {
     let server = serve().await;
-    let connect = connect5_with("s", 0, &[&four(0x11, 1)], &[]);
+    let connect = connect5_with("s", 0, &[&four(0x11, 3)], &[]);
     let mut wire = Wire::accepted(&server, &connect).await;
     wire.subscribed("t", 1).await;
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    tokio::time::sleep(Duration::from_millis(3500)).await;
     wire.nothing().await;
     drop(wire);
     let (wire, ack) = Wire::open(&server, &connect).await;
-    assert!(ack.session_present, "it was away for less than a second");
+    assert!(ack.session_present, "it was away for less than three seconds");
     drop(wire);
     until(|| server.engine.session("s").is_none()).await;
     assert!(!Wire::open(&server, &connect).await.1.session_present);

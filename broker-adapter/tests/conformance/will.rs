@@ -88,7 +88,7 @@ async fn its_flags_and_properties_are_those_of_the_message() {
 async fn it_waits_for_its_delay_and_a_connection_in_that_time_takes_it_back() {
     let server = serve().await;
     let mut watcher = watcher(&server).await;
-    drop(Wire::accepted(&server, &delayed("back", 2)).await);
+    drop(Wire::accepted(&server, &delayed("back", 4)).await);
     drop(Wire::accepted(&server, &delayed("away", 1)).await);
     // The session ends at once, and with it the wait.
     let will = will5(&[&four(0x18, 1000)], "will/short", "short");
@@ -97,7 +97,7 @@ async fn it_waits_for_its_delay_and_a_connection_in_that_time_takes_it_back() {
     let (back, ack) = Wire::open(&server, &lasting5("back", &[])).await;
     assert!(ack.session_present);
     assert_eq!(watcher.message().await.payload, "away");
-    tokio::time::sleep(Duration::from_millis(2500)).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
     watcher.nothing().await;
     drop(back);
     assert!(server.engine.session("away").unwrap().will.is_none(), "it is gone once it was published");
@@ -107,8 +107,8 @@ async fn it_waits_for_its_delay_and_a_connection_in_that_time_takes_it_back() {
 async fn it_is_stored_with_the_session_and_a_server_that_dies_owes_it() {
     let server = serve().await;
     let open = Wire::accepted(&server, &delayed("open", 0)).await;
-    drop(Wire::accepted(&server, &delayed("waits", 2)).await);
-    drop(Wire::accepted(&server, &delayed("returns", 2)).await);
+    drop(Wire::accepted(&server, &delayed("waits", 4)).await);
+    drop(Wire::accepted(&server, &delayed("returns", 4)).await);
     let mut goodbye = Wire::accepted(&server, &delayed("goodbye", 0)).await;
     goodbye.send(&GOODBYE).await;
     goodbye.ends().await;
