@@ -1,7 +1,7 @@
 //! Records to operations. Pure.
 
-use forebay_engine::Event;
 use forebay_engine::event::Origin;
+use forebay_engine::{Event, topic};
 
 use super::op::CassandraOp;
 use crate::rule::{Action, Function, Part, Rule};
@@ -67,7 +67,7 @@ fn function_op(function: Function, record: &SinkRecord, rule: &Rule) -> Option<C
             Event::Acked(a),
         ) => CassandraOp::Acked { client: a.client.clone(), topic: a.topic.clone(), msgid: msgid() },
         (Function::AckedDelete, Event::Unsubscribed(u)) => {
-            CassandraOp::AckedDelete { client: u.client.clone(), filter: u.filter.clone() }
+            CassandraOp::AckedDelete { client: u.client.clone(), filter: topic::unshared(&u.filter).into() }
         }
         _ => return None,
     })

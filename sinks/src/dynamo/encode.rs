@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytestring::ByteString;
 use forebay_engine::event::{Origin, Published};
-use forebay_engine::{Event, MsgId};
+use forebay_engine::{Event, MsgId, topic};
 
 use super::item::{ITEM, PARTITION_KEY, SORT_KEY, bytes};
 use super::op::{DynamoOp, MessageRow, Payload};
@@ -69,7 +69,7 @@ fn function_op(function: Function, record: &SinkRecord, rule: &Rule, binary: Bin
             Event::Acked(a),
         ) => DynamoOp::Acked { client: a.client.clone(), topic: a.topic.clone(), msgid: msgid() },
         (Function::AckedDelete, Event::Unsubscribed(u)) => {
-            DynamoOp::AckedDelete { client: u.client.clone(), filter: u.filter.clone() }
+            DynamoOp::AckedDelete { client: u.client.clone(), filter: topic::unshared(&u.filter).into() }
         }
         _ => return None,
     })

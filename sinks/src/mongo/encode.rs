@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use forebay_engine::Event;
 use forebay_engine::event::{Origin, Published};
+use forebay_engine::{Event, topic};
 
 use super::json;
 use super::op::{MessageRow, MongoOp};
@@ -45,7 +45,7 @@ fn function_op(function: Function, record: &SinkRecord, rule: &Rule) -> Option<M
             Event::Acked(a),
         ) => MongoOp::Acked { client: a.client.clone(), topic: a.topic.clone(), msgid },
         (Function::AckedDelete, Event::Unsubscribed(u)) => {
-            MongoOp::AckedDelete { client: u.client.clone(), filter: u.filter.clone() }
+            MongoOp::AckedDelete { client: u.client.clone(), filter: topic::unshared(&u.filter).into() }
         }
         _ => return None,
     })

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use forebay_engine::Event;
 use forebay_engine::event::{Origin, Published};
+use forebay_engine::{Event, topic};
 
 use crate::rule::{Action, Function, Param, Part, Rule, Statement};
 use crate::runtime::plan::{Lane, lane};
@@ -113,7 +113,7 @@ fn function_op(function: Function, record: &SinkRecord, rule: &Rule) -> Option<W
             Event::Acked(a),
         ) => What::Acked { client: a.client.clone(), topic: a.topic.clone(), msgid: msgid() },
         (Function::AckedDelete, Event::Unsubscribed(u)) => {
-            What::AckedDelete { client: u.client.clone(), filter: u.filter.clone() }
+            What::AckedDelete { client: u.client.clone(), filter: topic::unshared(&u.filter).into() }
         }
         _ => return None,
     })
@@ -176,8 +176,8 @@ fn value(param: Param, record: &SinkRecord) -> Result<Bytes, EncodeError> {
         (Param::ClientId, Event::Published(e)) => text(&e.message.publisher),
         (Param::ClientId, Event::Delivered(e)) => text(&e.client),
         (Param::ClientId, Event::Acked(e)) => text(&e.client),
-        (Param::Topic, Event::Subscribed(e)) => text(&e.filter),
-        (Param::Topic, Event::Unsubscribed(e)) => text(&e.filter),
+        (Param::Topic, Event::Subscribed(e)) => text(&topic::unshared(&e.filter).into()),
+        (Param::Topic, Event::Unsubscribed(e)) => text(&topic::unshared(&e.filter).into()),
         (Param::Topic, Event::Published(e)) => text(&e.message.topic),
         (Param::Topic, Event::Delivered(e)) => text(&e.topic),
         (Param::Topic, Event::Acked(e)) => text(&e.topic),

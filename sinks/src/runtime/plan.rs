@@ -87,8 +87,9 @@ impl<'a> Subject<'a> {
             Event::SessionOpened(s) if !s.resumed => (Hook::SessionCreated, None),
             Event::ClientConnected(_) => (Hook::ClientConnected, None),
             Event::ClientDisconnected(_) => (Hook::ClientDisconnected, None),
-            Event::Subscribed(s) => (Hook::SessionSubscribed, Some(&*s.filter)),
-            Event::Unsubscribed(u) => (Hook::SessionUnsubscribed, Some(&*u.filter)),
+            // Hooks see a shared subscription by its topic filter, as they do in EMQ X.
+            Event::Subscribed(s) => (Hook::SessionSubscribed, Some(topic::unshared(&s.filter))),
+            Event::Unsubscribed(u) => (Hook::SessionUnsubscribed, Some(topic::unshared(&u.filter))),
             Event::Published(p) => (Hook::MessagePublish, Some(&*p.message.topic)),
             Event::Delivered(d) => (Hook::MessageDeliver, Some(&*d.topic)),
             Event::Acked(a) => (Hook::MessageAcked, Some(&*a.topic)),
@@ -143,9 +144,9 @@ pub fn lane(event: &Event) -> Lane {
         Event::Published(p) => Lane::One(hash(&p.message.topic)),
         Event::Delivered(d) => Lane::One(hash(&d.topic)),
         Event::Acked(a) => Lane::One(hash(&a.topic)),
-        Event::Subscribed(s) => Lane::One(hash(&s.filter)),
+        Event::Subscribed(s) => Lane::One(hash(topic::unshared(&s.filter))),
         Event::Unsubscribed(u) if topic::has_wildcard(&u.filter) => Lane::Barrier,
-        Event::Unsubscribed(u) => Lane::One(hash(&u.filter)),
+        Event::Unsubscribed(u) => Lane::One(hash(topic::unshared(&u.filter))),
         Event::SessionOpened(s) => Lane::One(hash(&s.client)),
         Event::ClientConnected(c) => Lane::One(hash(&c.client)),
         Event::ClientDisconnected(d) => Lane::One(hash(&d.client)),
@@ -160,4 +161,26 @@ fn hash(key: &str) -> u16 {
         h = (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3);
     }
     ((h ^ (h >> 32)) % u64::from(LANES)) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use forebay_engine::event::{Subscribed, SubscriptionOptions, Unsubscribed};
+
+    #[test]
+    fn hooks_see_a_shared_subscription_by_its_topic_filter() {
+        let options = SubscriptionOptions::of_qos(QoS::AtLeastOnce);
+        let of = |filter: &str| {
+            let (client, epoch, by_proxy) = ("c".into(), 1, false);
+            let gone = Unsubscribed { client, epoch, filter: filter.into(), by_proxy };
+            let made = Subscribed { client: "c".into(), epoch, filter: filter.into(), options, by_proxy };
+            (Event::Subscribed(made), Event::Unsubscribed(gone))
+        };
+        let (shared, plain) = (of("$share/g/queue/a"), of("queue/a"));
+        for (shared, plain) in [(&shared.0, &plain.0), (&shared.1, &plain.1)] {
+            assert_eq!(lane(shared), lane(plain));
+            assert_eq!(Subject::of(shared).unwrap().topic, Some("queue/a"));
+        }
+    }
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bytestring::ByteString;
-use forebay_engine::Event;
 use forebay_engine::event::{Origin, Published};
+use forebay_engine::{Event, topic};
 
 use super::op::{MessageRow, SqlOp, Value};
 use super::statements::Statements;
@@ -50,7 +50,7 @@ fn function_op(function: Function, record: &SinkRecord, rule: &Rule) -> Option<S
             Event::Acked(a),
         ) => SqlOp::Acked { client: a.client.clone(), topic: a.topic.clone(), msgid: record.msgid.to_string(), at_us },
         (Function::AckedDelete, Event::Unsubscribed(u)) => {
-            SqlOp::AckedDelete { client: u.client.clone(), filter: u.filter.clone() }
+            SqlOp::AckedDelete { client: u.client.clone(), filter: topic::unshared(&u.filter).into() }
         }
         _ => return None,
     })
@@ -102,8 +102,8 @@ pub(crate) fn value(param: Param, record: &SinkRecord) -> Result<Value, EncodeEr
         (Param::ClientId, Event::Published(e)) => text(&e.message.publisher),
         (Param::ClientId, Event::Delivered(e)) => text(&e.client),
         (Param::ClientId, Event::Acked(e)) => text(&e.client),
-        (Param::Topic, Event::Subscribed(e)) => text(&e.filter),
-        (Param::Topic, Event::Unsubscribed(e)) => text(&e.filter),
+        (Param::Topic, Event::Subscribed(e)) => text(&topic::unshared(&e.filter).into()),
+        (Param::Topic, Event::Unsubscribed(e)) => text(&topic::unshared(&e.filter).into()),
         (Param::Topic, Event::Published(e)) => text(&e.message.topic),
         (Param::Topic, Event::Delivered(e)) => text(&e.topic),
         (Param::Topic, Event::Acked(e)) => text(&e.topic),
