@@ -20,6 +20,8 @@ pub(crate) struct Inbound {
     received: HashMap<u16, bool>,
     under_way: usize,
     receive_maximum: usize,
+    alias_maximum: u16,
+    /// As long as the highest alias in use: most clients use none.
     aliases: Vec<Option<ByteString>>,
 }
 
@@ -30,7 +32,8 @@ impl Inbound {
             received: received.into_iter().map(|id| (id, false)).collect(),
             under_way: 0,
             receive_maximum: usize::from(receive_maximum),
-            aliases: vec![None; usize::from(topic_alias_maximum)],
+            alias_maximum: topic_alias_maximum,
+            aliases: Vec::new(),
         }
     }
 
@@ -76,8 +79,14 @@ impl Inbound {
     /// The topic that a PUBLISH means.
     pub(crate) fn resolve(&mut self, topic: ByteString, alias: Option<u16>) -> Result<ByteString, AliasError> {
         let Some(alias) = alias else { return Ok(topic) };
-        let slot =
-            usize::from(alias).checked_sub(1).and_then(|at| self.aliases.get_mut(at)).ok_or(AliasError::OutOfRange)?;
+        if alias == 0 || alias > self.alias_maximum {
+            return Err(AliasError::OutOfRange);
+        }
+        let at = usize::from(alias - 1);
+        if !topic.is_empty() && at >= self.aliases.len() {
+            self.aliases.resize(at + 1, None);
+        }
+        let Some(slot) = self.aliases.get_mut(at) else { return Err(AliasError::Unknown) };
         if topic.is_empty() {
             return slot.clone().ok_or(AliasError::Unknown);
         }
