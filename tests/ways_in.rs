@@ -1,12 +1,11 @@
-//! The ways in with clients from outside: `mosquitto_pub` and `mosquitto_sub` over TLS with and without certificates of their
-//! own, Paho for Python over WebSocket and secure WebSocket.
+//! TLS with `mosquitto_pub` and `mosquitto_sub`: its versions, clients' certificates, files that can't be used. What clients of every
+//! make do over each way in is in `tests/clients/`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
-use forebay_services::certificates::{Certificates, certificates};
+use forebay_services::certificates::{CLIENT, Certificates, certificates};
 
 mod support;
 
@@ -19,12 +18,15 @@ struct Ways {
     tls: SocketAddr,
     /// Clients need a certificate here.
     closed: SocketAddr,
-    ws: SocketAddr,
-    wss: SocketAddr,
 }
 
 impl Ways {
     fn start() -> Ways {
+        Ways::with("", "")
+    }
+
+    /// With lines of configuration and the rules in its file `acl`.
+    fn with(configuration: &str, rules: &str) -> Ways {
         let files = certificates().unwrap();
         let [tls, closed, ws, wss] = [(); 4].map(|()| free_address());
         let mut server = Server::stopped();
@@ -34,15 +36,16 @@ impl Ways {
             files.server_key.display()
         );
         server.configure(&format!(
-            "[[listener]]\nlisten = \"{tls}\"\nkind = \"tls\"\n{pair}\n\
+            "{configuration}[[listener]]\nlisten = \"{tls}\"\nkind = \"tls\"\n{pair}\n\
              [[listener]]\nlisten = \"{closed}\"\nkind = \"tls\"\n{pair}client_certificate = \"required\"\n\
              client_ca_file = \"{}\"\nuser_from = \"cn\"\n\n\
              [[listener]]\nlisten = \"{ws}\"\nkind = \"ws\"\npath = \"/mqtt\"\n\n\
              [[listener]]\nlisten = \"{wss}\"\nkind = \"wss\"\n{pair}",
             files.authority.display()
         ));
+        std::fs::write(server.dir.path().join("acl"), rules).unwrap();
         server.restart();
-        Ways { server, files, tls, closed, ws, wss }
+        Ways { server, files, tls, closed }
     }
 
     /// `mosquitto_pub` or `mosquitto_sub` at this listener, trusting the tests' authority.
@@ -59,25 +62,15 @@ impl Ways {
         command
     }
 
-    fn publishes(&self, mut command: Command, payload: &str) -> bool {
-        let command = command.args(["-t", "pubsub/a", "-m", payload]).stderr(Stdio::null());
+    fn publishes(&self, command: Command, payload: &str) -> bool {
+        self.publishes_to(command, "pubsub/a", payload)
+    }
+
+    fn publishes_to(&self, mut command: Command, topic: &str, payload: &str) -> bool {
+        let command = command.args(["-t", topic, "-m", payload]).stderr(Stdio::null());
         command.status().expect("mosquitto_pub is needed: `cargo xtask test` installs it").success()
     }
-
-    /// Paho's round trip; `path` and files as `round_trip.py` takes them.
-    fn paho(&self, transport: &str, version: &str, at: SocketAddr, path: &str, files: [&Path; 3]) {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/round_trip.py");
-        // The system's Python has the system's package; another one found first would not.
-        let output = Command::new("/usr/bin/python3")
-            .args([script, transport, version, &at.port().to_string(), path])
-            .args(files)
-            .output()
-            .expect("python3-paho-mqtt is needed: `cargo xtask test` installs it");
-        assert!(output.status.success(), "{transport} {version}: {}", String::from_utf8_lossy(&output.stderr));
-    }
 }
-
-const NONE: [&str; 3] = ["", "", ""];
 
 #[test]
 fn mosquitto_publishes_over_tls_and_what_it_publishes_is_stored() {
@@ -106,16 +99,31 @@ fn mosquitto_needs_a_certificate_where_one_is_required() {
 }
 
 #[test]
-fn paho_comes_in_by_every_way() {
+fn what_the_user_of_a_certificate_may_do_is_decided_by_the_rules() {
+    let mut ways = Ways::with("[access]\nacl = \"acl\"\n", "allow publish users/%u/#\n");
+    let connect = |at, name: Option<&str>| {
+        let mut command = ways.mosquitto("mosquitto_pub", at);
+        command.args(["-V", "mqttv5"]).args(name.map(|name| ["-u", name]).into_iter().flatten());
+        command
+    };
+    let certified = |name| ways.with_certificate(connect(ways.closed, name));
+    assert!(ways.publishes_to(certified(None), &format!("users/{CLIENT}/a"), "his"));
+    // What the client makes of a refusal is its own affair: the log is looked at.
+    ways.publishes_to(certified(None), "users/anna/a", "another's");
+    // Names that nothing shows count for nothing.
+    ways.publishes_to(certified(Some("anna")), "users/anna/a", "another's, by a name");
+    ways.publishes_to(connect(ways.tls, Some(CLIENT)), &format!("users/{CLIENT}/a"), "his, without his certificate");
+    wait_for("the refusals to be told of", || {
+        (ways.server.messages().matches("a publish is not allowed").count() >= 3).then_some(())
+    });
+    assert!(ways.server.stop().success());
+    let logged: Vec<_> = ways.server.logged().iter().map(|row| row["payload"].clone()).collect();
+    assert_eq!(logged, ["his"]);
+}
+
+#[test]
+fn every_way_in_is_shown() {
     let ways = Ways::start();
-    let Certificates { authority, client, client_key, .. } = &ways.files;
-    let none = NONE.map(Path::new);
-    for version in ["3.1.1", "5"] {
-        ways.paho("tcp", version, ways.server.mqtt, "", none);
-        ways.paho("tcp", version, ways.closed, "", [authority, client, client_key]);
-        ways.paho("websockets", version, ways.ws, "/mqtt", none);
-        ways.paho("websockets", version, ways.wss, "/anything", [authority, none[0], none[0]]);
-    }
     let status: serde_json::Value = serde_json::from_str(&ways.server.ask(&["status", "--json"])).unwrap();
     let kinds: Vec<&str> =
         status["listeners"].as_array().unwrap().iter().map(|l| l["kind"].as_str().unwrap()).collect();

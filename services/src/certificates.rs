@@ -27,6 +27,33 @@ pub struct Certificates {
     pub client_key: PathBuf,
 }
 
+/// The certificate of an authority that has signed nothing; made at the first call.
+///
+/// # Errors
+/// Where it can't be made or written.
+pub fn stranger() -> Result<PathBuf> {
+    let base = crate::base()?;
+    let file = base.join("certificates").join("stranger.crt");
+    let lock = fs::File::create(base.join("certificates.lock")).context("creating a lock file")?;
+    lock.lock().context("locking the certificates")?;
+    if !file.exists() {
+        crate::make(&base.join("certificates"))?;
+        let (key, params) = authority("somebody else")?;
+        let certificate = params.self_signed(&key).context("making an authority's certificate")?;
+        fs::write(&file, certificate.pem()).with_context(|| format!("writing {}", file.display()))?;
+    }
+    Ok(file)
+}
+
+fn authority(name: &str) -> Result<(KeyPair, CertificateParams)> {
+    let key = KeyPair::generate().context("making a key")?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok((key, params))
+}
+
 /// The certificates, made at the first call.
 ///
 /// # Errors
@@ -47,11 +74,7 @@ pub fn certificates() -> Result<Certificates> {
         return Ok(files);
     }
     crate::make(&dir)?;
-    let authority_key = KeyPair::generate().context("making a key")?;
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "Forebay's tests");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let (authority_key, params) = authority("Forebay's tests")?;
     let authority = params.self_signed(&authority_key).context("making the authority's certificate")?;
     let issuer = Issuer::new(params, authority_key);
     let write =

@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::packages;
 use crate::process::run;
+use crate::sum;
 
 /// How long such a server may take to answer: where several start at once on a busy machine, minutes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
@@ -220,17 +221,6 @@ fn within(command: &mut Command, log: &Path, limit: Duration) -> Result<bool> {
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-}
-
-/// FNV-1a of the words, each ended by a zero byte, in hexadecimal: a name, not a proof.
-fn sum<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
-    let mut sum = 0xcbf2_9ce4_8422_2325_u64;
-    for word in words {
-        for byte in word.bytes().chain([0]) {
-            sum = (sum ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    }
-    format!("{sum:016x}")
 }
 
 #[cfg(test)]

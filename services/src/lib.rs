@@ -32,6 +32,7 @@ pub mod mariadb;
 pub mod mongo;
 pub mod mosquitto;
 pub mod mysql;
+pub mod npm;
 pub mod opentsdb;
 pub mod packages;
 pub mod pgbouncer;
@@ -300,6 +301,17 @@ fn empty(dir: &Path) -> Result<()> {
         }
         _ => make(dir),
     }
+}
+
+/// FNV-1a of the words, each ended by a zero byte, in hexadecimal: a name, not a proof.
+fn sum<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
+    let mut sum = 0xcbf2_9ce4_8422_2325_u64;
+    for word in words {
+        for byte in word.bytes().chain([0]) {
+            sum = (sum ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+    format!("{sum:016x}")
 }
 
 #[cfg(test)]
