@@ -3,6 +3,7 @@
 pub mod alloc;
 pub mod counting;
 pub mod cpu;
+pub mod crowd;
 pub mod drain;
 pub mod load;
 pub mod servers;

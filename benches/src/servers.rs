@@ -54,6 +54,21 @@ impl Server {
         Server::forebay_with(program, tempfile::tempdir()?, &[("FOREBAY_SINKS_ENABLED", &sink.to_string())], None)
     }
 
+    /// Forebay without a sink, asking clients for the users of a file.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub fn forebay_asking(program: &Path, users: &Path) -> Result<Server> {
+        let users = users.to_string_lossy();
+        // Of many clients of one address: none is slowed for another's failures.
+        let env = [
+            ("FOREBAY_SINKS_ENABLED", "false"),
+            ("FOREBAY_ACCESS_USERS", users.as_ref()),
+            ("FOREBAY_ACCESS_ANONYMOUS", "true"),
+        ];
+        Server::forebay_with(program, tempfile::tempdir()?, &env, None)
+    }
+
     /// Forebay with its defaults and the rules of a configuration, in a temporary folder that goes with it.
     ///
     /// # Errors

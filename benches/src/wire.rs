@@ -12,6 +12,8 @@ const PUBLISH_QOS_1: u8 = 0x32;
 const PUBACK: u8 = 0x40;
 const SUBSCRIBE: u8 = 0x82;
 const SUBACK: u8 = 0x90;
+const PINGREQ: u8 = 0xc0;
+const PINGRESP: u8 = 0xd0;
 
 /// What came from the server.
 #[derive(Debug, PartialEq, Eq)]
@@ -20,6 +22,8 @@ pub(crate) enum Packet {
     Answer(u8),
     /// PUBACK of a packet id.
     PubAck(u16),
+    /// PINGRESP.
+    PingResp,
     /// PUBLISH: packet id (0 where it has QoS 0) and stamp.
     Publish { id: u16, sent_ns: u64, publisher: u32, sequence: u64 },
 }
@@ -39,11 +43,27 @@ fn put_text(out: &mut BytesMut, text: &str) {
 
 /// CONNECT of a clean session without keep alive.
 pub(crate) fn connect(out: &mut BytesMut, client: &str) {
+    connect_as(out, client, 0, None);
+}
+
+/// CONNECT of a clean session: keep alive in s (0: none), user name and password.
+pub(crate) fn connect_as(out: &mut BytesMut, client: &str, keep_alive_s: u16, user: Option<(&str, &str)>) {
     out.put_u8(CONNECT);
-    put_length(out, 10 + 2 + client.len());
+    let credentials = user.map_or(0, |(name, password)| 4 + name.len() + password.len());
+    put_length(out, 10 + 2 + client.len() + credentials);
     put_text(out, "MQTT");
-    out.put_slice(&[4, 0x02, 0, 0]);
+    out.put_slice(&[4, if user.is_some() { 0xc2 } else { 0x02 }]);
+    out.put_u16(keep_alive_s);
     put_text(out, client);
+    if let Some((name, password)) = user {
+        put_text(out, name);
+        put_text(out, password);
+    }
+}
+
+/// PINGREQ.
+pub(crate) fn ping(out: &mut BytesMut) {
+    out.put_slice(&[PINGREQ, 0]);
 }
 
 /// SUBSCRIBE with QoS 1.
@@ -97,6 +117,7 @@ pub(crate) fn take(input: &mut BytesMut) -> anyhow::Result<Option<Packet>> {
             Packet::Answer(input.get_u8())
         }
         PUBACK if length == 2 => Packet::PubAck(input.get_u16()),
+        PINGRESP if length == 0 => Packet::PingResp,
         0x30..=0x3f => {
             anyhow::ensure!(length >= 2, "the server sent a PUBLISH without a topic");
             let topic = usize::from(input.get_u16());
