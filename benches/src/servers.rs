@@ -124,7 +124,8 @@ impl Server {
         Ok(line.trim().trim_end_matches(" kB").parse()?)
     }
 
-    fn start(mut command: Command, folder: TempDir, mqtt: SocketAddr) -> Result<Server> {
+    /// Starts a program and waits until it takes MQTT connections; the folder goes with it.
+    pub(crate) fn start(mut command: Command, folder: TempDir, mqtt: SocketAddr) -> Result<Server> {
         let program = command.get_program().to_string_lossy().into_owned();
         let messages = std::fs::File::create(folder.path().join("stderr"))?;
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(messages).spawn();

@@ -8,8 +8,11 @@ pub(crate) const STAMP: usize = 8 + 4 + 8;
 
 const CONNECT: u8 = 0x10;
 const CONNACK: u8 = 0x20;
-const PUBLISH_QOS_1: u8 = 0x32;
+const PUBLISH: u8 = 0x30;
 const PUBACK: u8 = 0x40;
+const PUBREC: u8 = 0x50;
+const PUBREL: u8 = 0x62;
+const PUBCOMP: u8 = 0x70;
 const SUBSCRIBE: u8 = 0x82;
 const SUBACK: u8 = 0x90;
 const PINGREQ: u8 = 0xc0;
@@ -18,14 +21,20 @@ const PINGRESP: u8 = 0xd0;
 /// What came from the server.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Packet {
-    /// CONNACK or SUBACK with its (last) return code.
+    /// CONNACK with its return code, or SUBACK with the largest of its own (0x80 is a refusal).
     Answer(u8),
     /// PUBACK of a packet id.
     PubAck(u16),
+    /// PUBREC of a packet id.
+    PubRec(u16),
+    /// PUBREL of a packet id.
+    PubRel(u16),
+    /// PUBCOMP of a packet id.
+    PubComp(u16),
     /// PINGRESP.
     PingResp,
-    /// PUBLISH: packet id (0 where it has QoS 0) and stamp.
-    Publish { id: u16, sent_ns: u64, publisher: u32, sequence: u64 },
+    /// PUBLISH: QoS, packet id (0 where it has QoS 0) and stamp.
+    Publish { qos: u8, id: u16, sent_ns: u64, publisher: u32, sequence: u64 },
 }
 
 fn put_length(out: &mut BytesMut, mut length: usize) {
@@ -39,11 +48,6 @@ fn put_length(out: &mut BytesMut, mut length: usize) {
 fn put_text(out: &mut BytesMut, text: &str) {
     out.put_u16(text.len() as u16);
     out.put_slice(text.as_bytes());
-}
-
-/// CONNECT of a clean session without keep alive.
-pub(crate) fn connect(out: &mut BytesMut, client: &str) {
-    connect_as(out, client, 0, None);
 }
 
 /// CONNECT of a clean session: keep alive in s (0: none), user name and password.
@@ -66,27 +70,55 @@ pub(crate) fn ping(out: &mut BytesMut) {
     out.put_slice(&[PINGREQ, 0]);
 }
 
-/// SUBSCRIBE with QoS 1.
-pub(crate) fn subscribe(out: &mut BytesMut, filter: &str) {
+/// SUBSCRIBE to all of these filters.
+pub(crate) fn subscribe(out: &mut BytesMut, filters: &[String], qos: u8) {
     out.put_u8(SUBSCRIBE);
-    put_length(out, 2 + 2 + filter.len() + 1);
+    put_length(out, 2 + filters.iter().map(|filter| 2 + filter.len() + 1).sum::<usize>());
     out.put_u16(1);
-    put_text(out, filter);
-    out.put_u8(1);
+    for filter in filters {
+        put_text(out, filter);
+        out.put_u8(qos);
+    }
 }
 
 /// PUBACK.
 pub(crate) fn puback(out: &mut BytesMut, id: u16) {
-    out.put_slice(&[PUBACK, 2, (id >> 8) as u8, id as u8]);
+    put_id(out, PUBACK, id);
+}
+
+/// PUBREC.
+pub(crate) fn pubrec(out: &mut BytesMut, id: u16) {
+    put_id(out, PUBREC, id);
+}
+
+/// PUBREL.
+pub(crate) fn pubrel(out: &mut BytesMut, id: u16) {
+    put_id(out, PUBREL, id);
+}
+
+/// PUBCOMP.
+pub(crate) fn pubcomp(out: &mut BytesMut, id: u16) {
+    put_id(out, PUBCOMP, id);
+}
+
+fn put_id(out: &mut BytesMut, kind: u8, id: u16) {
+    out.put_slice(&[kind, 2, (id >> 8) as u8, id as u8]);
 }
 
 /// PUBLISH with QoS 1 and a payload of `size` bytes (at least [`STAMP`]).
 pub(crate) fn publish(out: &mut BytesMut, topic: &str, id: u16, stamp: (u64, u32, u64), size: usize) {
+    publish_as(out, topic, 1, id, stamp, size);
+}
+
+/// PUBLISH with any QoS; with QoS 0 the packet id is not sent.
+pub(crate) fn publish_as(out: &mut BytesMut, topic: &str, qos: u8, id: u16, stamp: (u64, u32, u64), size: usize) {
     let size = size.max(STAMP);
-    out.put_u8(PUBLISH_QOS_1);
-    put_length(out, 2 + topic.len() + 2 + size);
+    out.put_u8(PUBLISH | qos << 1);
+    put_length(out, 2 + topic.len() + usize::from(qos > 0) * 2 + size);
     put_text(out, topic);
-    out.put_u16(id);
+    if qos > 0 {
+        out.put_u16(id);
+    }
     out.put_u64(stamp.0);
     out.put_u32(stamp.1);
     out.put_u64(stamp.2);
@@ -112,20 +144,28 @@ pub(crate) fn take(input: &mut BytesMut) -> anyhow::Result<Option<Packet>> {
     let rest = input.len() - header - length;
     input.advance(header);
     let packet = match kind {
-        CONNACK | SUBACK if length >= 1 => {
-            input.advance(length - 1);
+        CONNACK if length == 2 => {
+            input.advance(1);
             Packet::Answer(input.get_u8())
         }
+        SUBACK if length >= 3 => {
+            let codes = input.get(2..length).unwrap_or_default();
+            Packet::Answer(codes.iter().copied().max().unwrap_or_default())
+        }
         PUBACK if length == 2 => Packet::PubAck(input.get_u16()),
+        PUBREC if length == 2 => Packet::PubRec(input.get_u16()),
+        PUBREL if length == 2 => Packet::PubRel(input.get_u16()),
+        PUBCOMP if length == 2 => Packet::PubComp(input.get_u16()),
         PINGRESP if length == 0 => Packet::PingResp,
         0x30..=0x3f => {
             anyhow::ensure!(length >= 2, "the server sent a PUBLISH without a topic");
             let topic = usize::from(input.get_u16());
-            let with_id = usize::from(kind & 0x06 != 0) * 2;
+            let qos = (kind & 0x06) >> 1;
+            let with_id = usize::from(qos > 0) * 2;
             anyhow::ensure!(length >= 2 + topic + with_id + STAMP, "the server sent a PUBLISH that is not of this run");
             input.advance(topic);
             let id = if with_id > 0 { input.get_u16() } else { 0 };
-            Packet::Publish { id, sent_ns: input.get_u64(), publisher: input.get_u32(), sequence: input.get_u64() }
+            Packet::Publish { qos, id, sent_ns: input.get_u64(), publisher: input.get_u32(), sequence: input.get_u64() }
         }
         other => anyhow::bail!("the server sent a packet of type {other:#04x}, which nothing here asked for"),
     };
@@ -142,11 +182,20 @@ mod tests {
         let mut bytes = BytesMut::new();
         publish(&mut bytes, "bench/1", 513, (7, 1, 42), 300);
         puback(&mut bytes, 9);
+        publish_as(&mut bytes, "bench/1", 0, 9, (7, 1, 43), 0);
+        pubrel(&mut bytes, 10);
+        bytes.put_slice(&[SUBACK, 5, 0, 1, 0, 0x80, 1]);
         let tail = bytes.split_off(200);
         assert_eq!(take(&mut bytes)?, None, "half a packet");
         bytes.unsplit(tail);
-        assert_eq!(take(&mut bytes)?, Some(Packet::Publish { id: 513, sent_ns: 7, publisher: 1, sequence: 42 }));
+        assert_eq!(
+            take(&mut bytes)?,
+            Some(Packet::Publish { qos: 1, id: 513, sent_ns: 7, publisher: 1, sequence: 42 })
+        );
         assert_eq!(take(&mut bytes)?, Some(Packet::PubAck(9)));
+        assert_eq!(take(&mut bytes)?, Some(Packet::Publish { qos: 0, id: 0, sent_ns: 7, publisher: 1, sequence: 43 }));
+        assert_eq!(take(&mut bytes)?, Some(Packet::PubRel(10)));
+        assert_eq!(take(&mut bytes)?, Some(Packet::Answer(0x80)), "one of three filters was refused");
         assert_eq!(take(&mut bytes)?, None);
         Ok(())
     }

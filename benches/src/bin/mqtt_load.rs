@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Parser;
 use forebay_benches::load::{self, Load};
 
-/// Publishers with a window of QoS 1 publishes each, and one subscriber.
+/// Publishers with a window of publishes each, and subscribers.
 #[derive(Parser)]
 struct Options {
     /// The server.
@@ -16,7 +16,10 @@ struct Options {
     /// Publishers.
     #[arg(long, default_value_t = 4)]
     publishers: u32,
-    /// Publishes of each that may wait for their PUBACK.
+    /// QoS of publishes and subscriptions.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=2))]
+    qos: u8,
+    /// Publishes of each that may be in flight.
     #[arg(long, default_value_t = 64)]
     window: usize,
     /// Payload, bytes.
@@ -28,9 +31,9 @@ struct Options {
     /// Seconds to measure.
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
-    /// No subscriber: publishing only.
-    #[arg(long)]
-    publish_only: bool,
+    /// Subscribers, each of everything; 0: publishing only.
+    #[arg(long, default_value_t = 1)]
+    subscribers: u32,
 }
 
 fn main() -> Result<()> {
@@ -42,11 +45,12 @@ fn main() -> Result<()> {
         payload: options.payload,
         warm_up: Duration::from_secs_f64(options.warm_up),
         time: Duration::from_secs_f64(options.seconds),
-        subscriber: !options.publish_only,
-        rate: None,
+        subscribers: options.subscribers,
+        qos: options.qos,
+        ..Load::default()
     })?;
     println!("acknowledged  {:.0}/s  p50 {} us  p99 {} us", report.acknowledged, report.ack_p50, report.ack_p99);
-    if !options.publish_only {
+    if options.subscribers > 0 {
         println!(
             "delivered     {:.0}/s  p50 {} us  p99 {} us",
             report.delivered, report.end_to_end_p50, report.end_to_end_p99

@@ -69,8 +69,9 @@ fn measure(kind: Kind, options: &Options) -> Result<String> {
             payload: options.payload,
             warm_up: Duration::from_millis(500),
             time: Duration::from_secs_f64(seconds),
-            subscriber: false,
+            subscribers: 0,
             rate: Some(options.rate),
+            ..Load::default()
         })
     };
     cell(options.seconds)?;

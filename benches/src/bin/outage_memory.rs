@@ -63,8 +63,9 @@ fn main() -> Result<()> {
         payload: options.payload,
         warm_up: Duration::ZERO,
         time: Duration::from_secs(1),
-        subscriber: false,
+        subscribers: 0,
         rate: Some(1_000),
+        ..Load::default()
     };
     load::run(&load)?;
     let begun = Instant::now();
