@@ -12,7 +12,7 @@ use forebay_engine::topic::{TopicError, check_filter};
 use forebay_engine::{Engine, Message, QoS};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -149,7 +149,7 @@ impl Broker {
         }
         let mut sockets = Vec::with_capacity(options.listeners.len());
         for listener in &options.listeners {
-            let (socket, address) = bind(listener.address).await?;
+            let (socket, address) = bind(listener.address)?;
             let listener = Listener::open(ListenerOptions { address, ..listener.clone() })
                 .map_err(|source| StartError::Tls { address: listener.address, source })?;
             sockets.push((socket, Arc::new(listener)));
@@ -311,10 +311,24 @@ impl Proxy {
     }
 }
 
+/// Connections that the system takes while the broker has not come to them; beyond these it answers no SYN, and a client tries again after a second.
+/// A thousand devices come back at once. Linux takes its own `net.core.somaxconn` (4096) where that is less.
+const BACKLOG: u32 = 4096;
+
+fn listening(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // As every server does on Unix: the port is free at once for a program that starts again.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    let listener = socket.listen(BACKLOG)?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
 /// A socket that listens, and the address it was given.
-async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let bound = TcpListener::bind(address).await.and_then(|socket| Ok((socket.local_addr()?, socket)));
-    bound.map(|(address, socket)| (socket, address)).map_err(|source| {
+fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    listening(address).map_err(|source| {
         let remedy = match source.kind() {
             io::ErrorKind::AddrInUse => {
                 "another program, or another listener, holds the port: stop it or choose another"

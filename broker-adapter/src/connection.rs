@@ -29,8 +29,10 @@ use crate::registry::Command;
 use crate::session::{Batch, Close, InEffect, Job, Session};
 use crate::{closing, registry};
 
-/// Bytes asked for with one read.
+/// Most bytes asked for with one read.
 const READ_CHUNK: usize = 64 * 1024;
+/// Bytes asked for with the first read, and with each of a client that sends little: most connections are idle.
+const READ_LITTLE: usize = 2 * 1024;
 /// How long a CONNACK may take to be written.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client is kept waiting for room in the log before its connection ends.
@@ -43,30 +45,31 @@ const IDLE: Duration = Duration::from_secs(3600);
 /// Serves one connection from its first byte to its last.
 pub(crate) async fn serve<S: Stream>(shared: Arc<Shared>, stream: S, arrival: Arrival, deadline: Instant) {
     let (mut reader, mut writer) = tokio::io::split(stream);
-    let mut input = BytesMut::with_capacity(4096);
+    let mut input = BytesMut::with_capacity(READ_LITTLE);
     let mut decoder = Decoder::server(shared.options.max_packet_bytes);
     let first = handshake::read_connect(&mut reader, &mut input, &mut decoder);
     let mut max_packet_bytes = PACKET_BYTES_MAX;
     let opened = match within(&shared, deadline, first).await {
         Ok(connect) => {
             max_packet_bytes = connect.max_packet_bytes();
-            handshake::open(&shared, *connect, &arrival).await
+            // What comes before and after the connection's life is on the heap while it lasts, and no part of what it keeps.
+            Box::pin(handshake::open(&shared, *connect, &arrival)).await
         }
         Err(refusal) => Err(refusal),
     };
     let Opened { session, seat, commands, connack } = match opened {
         Ok(opened) => opened,
         Err(refusal) => {
-            refuse(&shared, &refusal, &arrival, &mut writer, max_packet_bytes).await;
-            return closing::drain(reader, writer).await;
+            Box::pin(refuse(&shared, &refusal, &arrival, &mut writer, max_packet_bytes)).await;
+            return Box::pin(closing::drain(reader, writer)).await;
         }
     };
     let mut connection = Connection::new(session, commands, reader, writer, input, decoder);
-    let close = match connection.greet(connack).await {
+    let close = match Box::pin(connection.greet(connack)).await {
         Ok(()) => connection.run().await,
         Err(close) => close,
     };
-    connection.close(close, seat).await;
+    Box::pin(connection.close(close, seat)).await;
 }
 
 /// Bounds what comes before CONNECT by a deadline and by the broker's stop.
@@ -134,6 +137,8 @@ pub(crate) struct Connection<S> {
     pub(crate) reader: ReadHalf<S>,
     pub(crate) writer: WriteHalf<S>,
     input: BytesMut,
+    /// Bytes that the next read is to have room for.
+    chunk: usize,
     decoder: Decoder,
     /// Whether the stream may hold back something that was written.
     unflushed: bool,
@@ -172,6 +177,7 @@ impl<S: Stream> Connection<S> {
             reader,
             writer,
             input,
+            chunk: READ_LITTLE,
             decoder,
             unflushed: S::BUFFERS,
             blocked: None,
@@ -351,9 +357,10 @@ impl<S: Stream> Connection<S> {
         let (may_take, may_deliver) = (self.session.may_take(), self.session.may_deliver());
         let Session { out, mailbox, inbox, shared, .. } = &mut self.session;
         let flushes = out.is_empty();
-        if may_read && self.input.capacity() - self.input.len() < READ_CHUNK / 8 {
-            self.input.reserve(READ_CHUNK);
+        if may_read && self.input.capacity() - self.input.len() < self.chunk / 8 {
+            self.input.reserve(self.chunk);
         }
+        let free = self.input.capacity() - self.input.len();
         tokio::select! {
             biased;
             Some(command) = self.commands.recv() => return self.on_command(command),
@@ -388,6 +395,10 @@ impl<S: Stream> Connection<S> {
                 Ok(0) => return Err(Close::lost("the client closed the connection")),
                 Ok(n) => {
                     self.heard = self.heard.saturating_add(n);
+                    if n == free {
+                        // There may be more: the next read takes more at once.
+                        self.chunk = (self.chunk * 4).min(READ_CHUNK);
+                    }
                     shared.traffic.received(n);
                 }
                 Err(_) => return Err(Close::lost("the connection broke while reading")),
@@ -404,6 +415,7 @@ impl<S: Stream> Connection<S> {
         if self.blocked.as_ref().is_some_and(|blocked| now >= blocked.since + FULL_PATIENCE) {
             return Err(Close::lost("the log had no room for too long"));
         }
+        self.save_memory();
         let Some(keep_alive) = self.keep_alive else {
             self.timer.as_mut().reset(now + IDLE);
             return Ok(());
@@ -422,6 +434,17 @@ impl<S: Stream> Connection<S> {
         }
         self.timer.as_mut().reset(end);
         Ok(())
+    }
+
+    /// Gives back what a busier time asked for.
+    fn save_memory(&mut self) {
+        if self.input.is_empty() && self.chunk > READ_LITTLE {
+            (self.input, self.chunk) = (BytesMut::new(), READ_LITTLE);
+        }
+        let out = &mut self.session.out;
+        if out.is_empty() && out.capacity() > READ_LITTLE {
+            *out = BytesMut::new();
+        }
     }
 
     fn on_command(&mut self, command: Command) -> Result<(), Close> {

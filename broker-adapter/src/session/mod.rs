@@ -159,7 +159,7 @@ impl Session {
             aliases: Aliases::new(info.topic_aliases),
             tally: Tally::default(),
             info,
-            out: BytesMut::with_capacity(4096),
+            out: BytesMut::new(),
             mailbox: start.mailbox,
             inbox: start.inbox,
             gate: start.gate,
