@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytestring::ByteString;
 use forebay_engine::event::SubscriptionOptions;
-use forebay_engine::topic::{TopicError, check_filter};
+use forebay_engine::topic::{self, TopicError, check_subscription};
 use forebay_engine::{Engine, Message, QoS};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -21,7 +21,7 @@ use crate::connection;
 use crate::janitor;
 use crate::limits::Admission;
 use crate::listener::{self, Arrival, Layered, Listener, ListenerOptions, ListenerView, TlsError};
-use crate::live_bus::{LiveBus, LiveInbox, RumqttdBus, TrieBus};
+use crate::live_bus::{LiveBus, LiveGroups, LiveInbox, RumqttdBus, TrieBus};
 use crate::metrics::PacketCounters;
 use crate::options::{BrokerOptions, LiveBusKind};
 use crate::registry::{ClientView, Command, Registry};
@@ -92,6 +92,8 @@ pub(crate) struct Shared {
     pub(crate) options: BrokerOptions,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) live: Box<dyn LiveBus>,
+    /// The members of shared subscriptions that are online.
+    pub(crate) groups: LiveGroups,
     pub(crate) registry: Arc<Registry>,
     /// Connections accepted and not ended, CONNECT seen or not.
     pub(crate) open: AtomicUsize,
@@ -106,13 +108,26 @@ pub(crate) struct Shared {
 impl Shared {
     /// Hands a message to the clients that are online, with QoS 0.
     pub(crate) fn fan_out(&self, message: Message) {
-        self.live.publish(&Arc::new(message));
+        let message = Arc::new(message);
+        self.groups.publish(&message);
+        self.live.publish(&message);
     }
 
     /// Enters a subscription for live messages. A queue hands out its messages itself.
     pub(crate) fn subscribe_live(&self, filter: &ByteString, inbox: &Arc<LiveInbox>, options: SubscriptionOptions) {
-        if !self.engine.is_queue_filter(filter) {
+        if topic::shared(filter).is_some() {
+            self.groups.join(filter, inbox, options);
+        } else if !self.engine.is_queue_filter(filter) {
             self.live.subscribe(filter, inbox, options);
+        }
+    }
+
+    /// Takes a subscription for live messages out.
+    pub(crate) fn unsubscribe_live(&self, filter: &ByteString, inbox: &LiveInbox) {
+        if topic::shared(filter).is_some() {
+            self.groups.leave(filter, inbox);
+        } else {
+            self.live.unsubscribe(filter, inbox);
         }
     }
 
@@ -165,6 +180,7 @@ impl Broker {
             options,
             store,
             live,
+            groups: LiveGroups::default(),
             registry: Arc::default(),
             open: AtomicUsize::new(0),
             admission,
@@ -304,7 +320,7 @@ impl Proxy {
         filter: &str,
         command: impl FnOnce(ByteString, oneshot::Sender<()>) -> Command,
     ) -> Result<(), ProxyError> {
-        check_filter(filter).map_err(|source| ProxyError::Filter { filter: filter.into(), source })?;
+        check_subscription(filter).map_err(|source| ProxyError::Filter { filter: filter.into(), source })?;
         let (done, answered) = oneshot::channel();
         let told = self.shared.registry.tell(client, command(filter.into(), done));
         if told && answered.await.is_ok() { Ok(()) } else { Err(ProxyError::NotConnected(client.into())) }

@@ -162,13 +162,14 @@ pub(crate) async fn open(shared: &Arc<Shared>, connect: Connect, arrival: &Arriv
         subscriptions = view.subscriptions.iter().map(|(f, o)| (f.clone(), *o)).collect();
         (outbound, received) = restore(engine, view, parked).await;
     }
-    let mailbox = engine.attach(&AttachOptions {
+    let attach = AttachOptions {
         client: info.client.clone(),
         epoch: info.epoch,
         window: info.window,
         in_flight: outbound.lsns(),
-    });
-    outbound.revoke(mailbox.revoked());
+    };
+    let mailbox = engine.attach_shared(&attach, &outbound.shared());
+    outbound.revoke(mailbox.revoked(), mailbox.revoked_shared());
     let inbox =
         LiveInbox::new(info.client.clone(), shared.options.live_queue.max(1), shared.options.limits.live_queue_bytes);
     let connack = connack(shared, &connect, &info, assigned, resumed);
@@ -377,7 +378,6 @@ fn connack(shared: &Shared, connect: &Connect, info: &ClientInfo, assigned: bool
         maximum_packet_size: u32::try_from(options.max_packet_bytes).ok(),
         assigned_client_id: assigned.then(|| info.client.clone()),
         topic_alias_maximum: (options.topic_alias_maximum > 0).then_some(options.topic_alias_maximum),
-        shared_subscription_available: Some(false),
         server_keep_alive_s: (info.keep_alive_s != connect.keep_alive_s).then_some(info.keep_alive_s),
         ..ConnAckProperties::default()
     };

@@ -71,7 +71,7 @@ fn publish_all(shared: &Shared, uptime_s: u64) {
             origin: Origin::Operator,
             ..Message::default()
         };
-        shared.live.publish(&Arc::new(message));
+        shared.fan_out(message);
     };
     let (engine, traffic) = (&shared.engine, &shared.traffic);
     let total = |count: &AtomicU64| count.load(Ordering::Relaxed);

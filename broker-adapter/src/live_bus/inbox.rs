@@ -111,6 +111,18 @@ impl LiveInbox {
         self.id
     }
 
+    /// Puts a message in for a shared subscription; false where the inbox is full. A full one sheds nothing: another member may have room.
+    pub(super) fn push_shared(&self, message: &Arc<Message>, options: SubscriptionOptions) -> bool {
+        let identifiers = (options.identifier != 0).then_some(options.identifier).into_iter().collect();
+        self.enqueue(message, message.retain && options.retain_as_published, identifiers)
+    }
+
+    /// Counts a message that was shed.
+    pub(super) fn count_shed(&self) {
+        self.shed.fetch_add(1, Ordering::Relaxed);
+        metrics::counter!(DROPPED, "reason" => "live_queue_full").increment(1);
+    }
+
     /// Puts a message in for the subscriptions that match it; no local is decided here.
     pub(super) fn push(&self, message: &Arc<Message>, matching: impl Iterator<Item = SubscriptionOptions>) {
         let own = message.publisher == self.client;
@@ -125,25 +137,26 @@ impl LiveInbox {
         if !wanted {
             return;
         }
+        if !self.enqueue(message, message.retain && as_published, identifiers) {
+            self.count_shed();
+        }
+    }
+
+    /// Puts a message in where there is room for it.
+    fn enqueue(&self, message: &Arc<Message>, retain: bool, identifiers: Vec<u32>) -> bool {
         {
             let mut queue = self.queue.lock();
             let (waiting, weight) = (queue.messages.len(), weight(message));
             if waiting >= self.bound || waiting > 0 && queue.bytes + weight > self.bytes_bound {
-                drop(queue);
-                self.shed.fetch_add(1, Ordering::Relaxed);
-                metrics::counter!(DROPPED, "reason" => "live_queue_full").increment(1);
-                return;
+                return false;
             }
             let kept = if waiting >= COPIES_FROM { Arc::new(copy(message)) } else { Arc::clone(message) };
             queue.bytes += weight;
-            queue.messages.push_back(LiveMessage {
-                message: kept,
-                retain: message.retain && as_published,
-                identifiers,
-                since: message.properties.expiry_s.map(|_| Instant::now()),
-            });
+            let since = message.properties.expiry_s.map(|_| Instant::now());
+            queue.messages.push_back(LiveMessage { message: kept, retain, identifiers, since });
         }
         self.filled.notify_one();
+        true
     }
 }
 

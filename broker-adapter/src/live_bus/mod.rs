@@ -2,8 +2,10 @@
 //!
 //! It carries QoS 0 publishes, and those with QoS 1 or 2 that no subscription above QoS 0, queue, rule or retained flag
 //! wants. Either way they arrive with QoS 0, so there is nothing to acknowledge and nothing to remember. Subscriptions
-//! that a queue governs are not entered here: the queue hands each message to one of them.
+//! that a queue governs are not entered here: the queue hands each message to one of them. Shared subscriptions stand in `groups`:
+//! one member that is online gets the message, and nobody where none is.
 
+mod groups;
 mod inbox;
 mod router_link;
 mod rumqttd;
@@ -14,6 +16,7 @@ use std::sync::Arc;
 use forebay_engine::Message;
 use forebay_engine::event::SubscriptionOptions;
 
+pub(crate) use groups::LiveGroups;
 pub use inbox::{LiveInbox, LiveMessage};
 pub use rumqttd::RumqttdBus;
 pub use trie::TrieBus;

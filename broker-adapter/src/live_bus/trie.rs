@@ -14,7 +14,7 @@ use super::{LiveBus, LiveInbox};
 /// A [`LiveBus`] over a trie. Reading takes a shared lock; subscribing takes it alone for the length of one filter.
 #[derive(Debug, Default)]
 pub struct TrieBus {
-    trie: RwLock<Trie>,
+    trie: RwLock<Trie<Entry>>,
 }
 
 #[derive(Debug)]
@@ -23,22 +23,40 @@ struct Entry {
     options: SubscriptionOptions,
 }
 
-#[derive(Debug, Default)]
-struct Node {
+/// What stands under filters: one for each id in a place.
+pub(super) trait Entrant {
+    /// Tells it from others in its place.
+    fn id(&self) -> u64;
+}
+
+impl Entrant for Entry {
+    fn id(&self) -> u64 {
+        self.inbox.id()
+    }
+}
+
+#[derive(Debug)]
+struct Node<E> {
     /// By level; `+` stands here too, because no topic name has such a level.
     children: HashMap<Box<str>, usize>,
     /// Filters that end here.
-    here: Vec<Entry>,
+    here: Vec<E>,
     /// Filters that end here with `/#`.
-    below: Vec<Entry>,
+    below: Vec<E>,
 }
 
-impl Node {
+impl<E> Default for Node<E> {
+    fn default() -> Self {
+        Node { children: HashMap::new(), here: Vec::new(), below: Vec::new() }
+    }
+}
+
+impl<E> Node<E> {
     fn is_empty(&self) -> bool {
         self.children.is_empty() && self.here.is_empty() && self.below.is_empty()
     }
 
-    fn entries(&mut self, hash: bool) -> &mut Vec<Entry> {
+    fn entries(&mut self, hash: bool) -> &mut Vec<E> {
         if hash { &mut self.below } else { &mut self.here }
     }
 }
@@ -46,12 +64,12 @@ impl Node {
 const ROOT: usize = 0;
 
 #[derive(Debug)]
-struct Trie {
-    nodes: Vec<Node>,
+pub(super) struct Trie<E> {
+    nodes: Vec<Node<E>>,
     free: Vec<usize>,
 }
 
-impl Default for Trie {
+impl<E> Default for Trie<E> {
     fn default() -> Self {
         Trie { nodes: vec![Node::default()], free: Vec::new() }
     }
@@ -70,8 +88,9 @@ fn levels(path: Option<&str>) -> impl Iterator<Item = &str> {
     path.into_iter().flat_map(|path| path.split('/'))
 }
 
-impl Trie {
-    fn insert(&mut self, filter: &str, entry: Entry) {
+impl<E: Entrant> Trie<E> {
+    /// Files an entry under a filter, in the place of the one with its id.
+    pub(super) fn insert(&mut self, filter: &str, entry: E) {
         let (path, hash) = split(filter);
         let mut at = ROOT;
         for level in levels(path) {
@@ -91,14 +110,15 @@ impl Trie {
         }
         if let Some(node) = self.nodes.get_mut(at) {
             let entries = node.entries(hash);
-            match entries.iter_mut().find(|e| e.inbox.id() == entry.inbox.id()) {
-                Some(existing) => existing.options = entry.options,
+            match entries.iter_mut().find(|e| e.id() == entry.id()) {
+                Some(existing) => *existing = entry,
                 None => entries.push(entry),
             }
         }
     }
 
-    fn remove(&mut self, filter: &str, inbox: u64) {
+    /// Removes the entry with this id from under a filter.
+    pub(super) fn remove(&mut self, filter: &str, id: u64) {
         let (path, hash) = split(filter);
         let mut steps = Vec::new();
         let mut at = ROOT;
@@ -108,7 +128,7 @@ impl Trie {
             at = *child;
         }
         if let Some(node) = self.nodes.get_mut(at) {
-            node.entries(hash).retain(|e| e.inbox.id() != inbox);
+            node.entries(hash).retain(|e| e.id() != id);
         }
         while let Some((parent, level)) = steps.pop() {
             if !self.nodes.get(at).is_some_and(Node::is_empty) {
@@ -122,7 +142,8 @@ impl Trie {
         }
     }
 
-    fn matching<'a>(&'a self, topic: &str, found: &mut Vec<&'a Entry>) {
+    /// Adds the entries whose filters match a topic name.
+    pub(super) fn matching<'a>(&'a self, topic: &str, found: &mut Vec<&'a E>) {
         let system = topic.starts_with('$');
         let mut stack = vec![(ROOT, Some(topic))];
         while let Some((at, rest)) = stack.pop() {
@@ -175,7 +196,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn matched(trie: &Trie, topic: &str) -> Vec<u64> {
+    fn matched(trie: &Trie<Entry>, topic: &str) -> Vec<u64> {
         let mut found = Vec::new();
         trie.matching(topic, &mut found);
         let mut ids: Vec<_> = found.iter().map(|e| e.inbox.id()).collect();

@@ -31,10 +31,7 @@ impl Session {
                 self.on_pubcomp(&ack);
                 Ok(())
             }
-            Packet::Subscribe(subscribe) => {
-                self.on_subscribe(subscribe);
-                Ok(())
-            }
+            Packet::Subscribe(subscribe) => self.on_subscribe(subscribe),
             Packet::Unsubscribe(unsubscribe) => {
                 self.on_unsubscribe(unsubscribe);
                 Ok(())
@@ -205,7 +202,7 @@ impl Session {
     fn on_pubrec(&mut self, ack: &Ack) {
         let id = ack.packet_id;
         match self.outbound.received(id, ack.reason >= reason::UNSPECIFIED_ERROR) {
-            step @ Step::Done(_) => self.done(step, Some(id), AckOutcome::Refused),
+            step @ Step::Done(..) => self.done(step, Some(id), AckOutcome::Refused),
             Step::Received if self.info.is_persistent() => {
                 let received = Received { client: self.info.client.clone(), packet_id: id };
                 self.batch.reply_after(Event::Received(received), Reply::PubRel { id });
@@ -225,10 +222,10 @@ impl Session {
 
     /// Settles a delivery that is over. Acknowledgements of unknown packet ids change nothing.
     fn done(&mut self, step: Step, id: Option<u16>, outcome: AckOutcome) {
-        if let Step::Done(lsn) = step {
+        if let Step::Done(lsn, share) = step {
             self.shared.counters.acks_received.increment(1);
             self.under_way = self.under_way.saturating_sub(1);
-            self.settled.push((lsn, id, outcome));
+            self.settled.add(lsn, share, id, outcome);
         }
     }
 

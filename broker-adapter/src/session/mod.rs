@@ -18,7 +18,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use bytestring::ByteString;
 use forebay_engine::Lsn;
-use forebay_engine::delivery::{Delivery, Mailbox};
+use forebay_engine::delivery::{Delivery, Mailbox, SettledShared};
 use forebay_engine::event::{AckOutcome, DisconnectReason, Epoch, Event, SubscriptionOptions, Will};
 use forebay_engine::log::Appended;
 
@@ -127,12 +127,28 @@ pub(crate) struct Session {
     /// QoS 1/2 publishes sent on this connection and not settled.
     under_way: usize,
     /// Granted QoS 0: settled once the bytes are written.
-    unwritten: Vec<Lsn>,
+    unwritten: Vec<(Lsn, Option<ByteString>)>,
     taken: Vec<Delivery>,
-    settled: Vec<(Lsn, Option<u16>, AckOutcome)>,
+    settled: Settled,
     pub(crate) blocked: bool,
     pub(crate) cancel_will: bool,
     pub(crate) changed_expiry_s: Option<u32>,
+}
+
+/// Deliveries that are over and not yet settled: what the session was owed, and what groups of shared subscriptions gave it.
+#[derive(Debug, Default)]
+struct Settled {
+    own: Vec<(Lsn, Option<u16>, AckOutcome)>,
+    shared: Vec<SettledShared>,
+}
+
+impl Settled {
+    fn add(&mut self, lsn: Lsn, share: Option<ByteString>, id: Option<u16>, outcome: AckOutcome) {
+        match share {
+            None => self.own.push((lsn, id, outcome)),
+            Some(share) => self.shared.push((lsn, share, id, outcome)),
+        }
+    }
 }
 
 /// What a session starts from.
@@ -171,7 +187,7 @@ impl Session {
             under_way: 0,
             unwritten: Vec::new(),
             taken: Vec::new(),
-            settled: Vec::new(),
+            settled: Settled::default(),
             blocked: false,
             cancel_will: false,
             changed_expiry_s: None,
@@ -255,15 +271,21 @@ impl Session {
     /// The out buffer has been written to the socket.
     pub(crate) fn written(&mut self) {
         if !self.unwritten.is_empty() {
-            self.settled.extend(self.unwritten.drain(..).map(|lsn| (lsn, None, AckOutcome::Sent)));
+            for (lsn, share) in self.unwritten.drain(..) {
+                self.settled.add(lsn, share, None, AckOutcome::Sent);
+            }
             self.settle();
         }
     }
 
     fn settle(&mut self) {
-        if !self.settled.is_empty() {
-            self.mailbox.settle(&self.settled);
-            self.settled.clear();
+        if !self.settled.own.is_empty() {
+            self.mailbox.settle(&self.settled.own);
+            self.settled.own.clear();
+        }
+        if !self.settled.shared.is_empty() {
+            self.mailbox.settle_shared(&self.settled.shared);
+            self.settled.shared.clear();
         }
     }
 
@@ -294,7 +316,7 @@ impl Session {
         self.settle();
         self.report();
         for filter in self.subscriptions.keys() {
-            self.shared.live.unsubscribe(filter, &self.inbox);
+            self.shared.unsubscribe_live(filter, &self.inbox);
         }
         self.shared.registry.count_shed(self.inbox.shed());
         let received = self.inbound.received();

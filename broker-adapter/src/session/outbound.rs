@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytestring::ByteString;
 use forebay_engine::{Lsn, Message, QoS};
 
 /// Where a delivery stands.
@@ -28,16 +29,18 @@ pub(crate) struct InFlight {
     pub(crate) qos: QoS,
     pub(crate) retain: bool,
     pub(crate) identifiers: Vec<u32>,
+    /// The shared subscription whose group gave it.
+    pub(crate) share: Option<ByteString>,
     pub(crate) stage: Stage,
     /// Order of first sending.
     pub(crate) order: u64,
 }
 
 /// What an acknowledgement led to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// The delivery is over.
-    Done(Lsn),
+    /// The delivery of this record is over; which shared subscription gave it.
+    Done(Lsn, Option<ByteString>),
     /// QoS 2: PUBREC for the first time.
     Received,
     /// QoS 2: PUBREC again; PUBREL goes out again.
@@ -103,24 +106,20 @@ impl Outbound {
     /// PUBACK.
     pub(crate) fn acknowledged(&mut self, id: u16) -> Step {
         match self.map.get(&id) {
-            Some(d) if d.qos == QoS::AtLeastOnce && d.stage == Stage::Published => {
-                let lsn = d.lsn;
-                self.map.remove(&id);
-                Step::Done(lsn)
-            }
+            Some(d) if d.qos == QoS::AtLeastOnce && d.stage == Stage::Published => self.over(id),
             _ => Step::Unknown,
         }
+    }
+
+    fn over(&mut self, id: u16) -> Step {
+        self.map.remove(&id).map_or(Step::Unknown, |delivery| Step::Done(delivery.lsn, delivery.share))
     }
 
     /// PUBREC; with `refused` the delivery is over.
     pub(crate) fn received(&mut self, id: u16, refused: bool) -> Step {
         let Some(delivery) = self.map.get_mut(&id) else { return Step::Unknown };
         match delivery.stage {
-            Stage::Published if delivery.qos == QoS::ExactlyOnce && refused => {
-                let lsn = delivery.lsn;
-                self.map.remove(&id);
-                Step::Done(lsn)
-            }
+            Stage::Published if delivery.qos == QoS::ExactlyOnce && refused => self.over(id),
             Stage::Published if delivery.qos == QoS::ExactlyOnce => {
                 delivery.stage = Stage::Receiving;
                 delivery.message = None;
@@ -134,11 +133,7 @@ impl Outbound {
     /// PUBCOMP.
     pub(crate) fn completed(&mut self, id: u16) -> Step {
         match self.map.get(&id) {
-            Some(d) if d.stage == Stage::Released => {
-                let lsn = d.lsn;
-                self.map.remove(&id);
-                Step::Done(lsn)
-            }
+            Some(d) if d.stage == Stage::Released => self.over(id),
             _ => Step::Unknown,
         }
     }
@@ -150,14 +145,22 @@ impl Outbound {
         ids.into_iter().map(|(_, id)| id).collect()
     }
 
-    /// Lets go of queue messages that were given to another client while this one was away.
-    pub(crate) fn revoke(&mut self, records: &[Lsn]) {
-        self.map.retain(|_, delivery| !records.contains(&delivery.lsn));
+    /// Lets go of messages of queues, and of groups, that were given to another client while this one was away.
+    pub(crate) fn revoke(&mut self, records: &[Lsn], shared: &[(Lsn, ByteString)]) {
+        self.map.retain(|_, delivery| match &delivery.share {
+            None => !records.contains(&delivery.lsn),
+            Some(share) => !shared.iter().any(|(lsn, of)| *lsn == delivery.lsn && of == share),
+        });
     }
 
-    /// Records of all deliveries.
+    /// Records of all deliveries that no group gave.
     pub(crate) fn lsns(&self) -> Vec<Lsn> {
-        self.map.values().map(|d| d.lsn).collect()
+        self.map.values().filter(|d| d.share.is_none()).map(|d| d.lsn).collect()
+    }
+
+    /// Records of all deliveries that groups gave, and their shared subscriptions.
+    pub(crate) fn shared(&self) -> Vec<(Lsn, ByteString)> {
+        self.map.values().filter_map(|d| d.share.clone().map(|share| (d.lsn, share))).collect()
     }
 }
 
@@ -173,6 +176,7 @@ mod tests {
             qos,
             retain: false,
             identifiers: Vec::new(),
+            share: None,
             stage: Stage::Published,
             order: 0,
         }
@@ -183,12 +187,12 @@ mod tests {
         let mut outbound = Outbound::default();
         let ids: Vec<_> = (1..=3).map(|n| outbound.add(delivery(n, QoS::AtLeastOnce)).unwrap()).collect();
         assert_eq!(ids, [1, 2, 3]);
-        assert_eq!(outbound.acknowledged(3), Step::Done(Lsn(3)));
+        assert_eq!(outbound.acknowledged(3), Step::Done(Lsn(3), None));
         assert_eq!(outbound.acknowledged(3), Step::Unknown);
         assert_eq!(outbound.acknowledged(9), Step::Unknown);
         assert_eq!(outbound.received(1, false), Step::Unknown, "PUBREC for a QoS 1 delivery");
         assert_eq!(outbound.completed(1), Step::Unknown);
-        assert_eq!(outbound.acknowledged(1), Step::Done(Lsn(1)));
+        assert_eq!(outbound.acknowledged(1), Step::Done(Lsn(1), None));
         assert_eq!(outbound.in_order(), [2]);
     }
 
@@ -201,9 +205,23 @@ mod tests {
         assert!(outbound.get(id).unwrap().message.is_none());
         assert_eq!(outbound.received(id, true), Step::Again, "a refusal after PUBREC comes too late");
         outbound.get_mut(id).unwrap().stage = Stage::Released;
-        assert_eq!(outbound.completed(id), Step::Done(Lsn(7)));
+        assert_eq!(outbound.completed(id), Step::Done(Lsn(7), None));
         let id = outbound.add(delivery(8, QoS::ExactlyOnce)).unwrap();
-        assert_eq!(outbound.received(id, true), Step::Done(Lsn(8)));
+        assert_eq!(outbound.received(id, true), Step::Done(Lsn(8), None));
+    }
+
+    #[test]
+    fn a_record_under_way_twice_is_revoked_only_for_the_group_that_gave_it_to_another() {
+        let mut outbound = Outbound::default();
+        let of = |share: &str| InFlight { share: Some(share.into()), ..delivery(1, QoS::AtLeastOnce) };
+        let own = outbound.add(delivery(1, QoS::AtLeastOnce)).unwrap();
+        let (a, b) = (outbound.add(of("$share/a/t")).unwrap(), outbound.add(of("$share/b/t")).unwrap());
+        assert_eq!((outbound.lsns(), outbound.shared().len()), (vec![Lsn(1)], 2));
+        outbound.revoke(&[], &[(Lsn(1), "$share/a/t".into())]);
+        assert!(outbound.get(own).is_some() && outbound.get(a).is_none());
+        assert_eq!(outbound.acknowledged(b), Step::Done(Lsn(1), Some("$share/b/t".into())));
+        outbound.revoke(&[Lsn(1)], &[]);
+        assert!(outbound.is_empty());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytestring::ByteString;
 use forebay_engine::delivery::Delivery;
-use forebay_engine::event::{Delivered, Event, Sent};
+use forebay_engine::event::{Delivered, Event, Sent, SharedSent};
 use forebay_engine::{Message, QoS};
 
 use super::aliases::Plan;
@@ -80,7 +80,7 @@ impl Session {
         let now_us = self.shared.engine.now_us();
         if delivery.message.expired(delivery.time_us, now_us) {
             metrics::counter!(DROPPED, "reason" => "expired").increment(1);
-            self.settled.push((delivery.lsn, None, AckOutcome::Expired));
+            self.settled.add(delivery.lsn, delivery.share, None, AckOutcome::Expired);
             return;
         }
         if self.shared.engine.wants_deliver(&delivery.message.topic) {
@@ -95,9 +95,9 @@ impl Session {
             let remaining = delivery.message.remaining_expiry_s(delivery.time_us, now_us);
             let packet = publish(&delivery.message, remaining, delivery.qos, delivery.retain, delivery.identifiers);
             if self.send_unacknowledged(packet) {
-                self.unwritten.push(delivery.lsn);
+                self.unwritten.push((delivery.lsn, delivery.share));
             } else {
-                self.settled.push((delivery.lsn, None, AckOutcome::TooLarge));
+                self.settled.add(delivery.lsn, delivery.share, None, AckOutcome::TooLarge);
             }
             return;
         }
@@ -106,8 +106,10 @@ impl Session {
 
     fn deliver_acknowledged(&mut self, delivery: Delivery) {
         let lsn = delivery.lsn;
-        // Only what has to be recorded first waits for the disk.
-        let record = delivery.qos == QoS::ExactlyOnce && self.info.is_persistent();
+        // Only what has to be recorded first waits for the disk. What a group gave is this client's from then on, also where the session
+        // is clean.
+        let record = delivery.qos == QoS::ExactlyOnce && (self.info.is_persistent() || delivery.share.is_some());
+        let share = delivery.share;
         let in_flight = InFlight {
             lsn,
             time_us: delivery.time_us,
@@ -115,6 +117,7 @@ impl Session {
             qos: delivery.qos,
             retain: delivery.retain,
             identifiers: delivery.identifiers,
+            share: share.clone(),
             stage: if record { Stage::Recording } else { Stage::Published },
             order: 0,
         };
@@ -122,8 +125,12 @@ impl Session {
         let Some(id) = self.outbound.add(in_flight) else { return };
         self.under_way += 1;
         if record && self.fits(id) {
-            let sent = Sent { client: self.info.client.clone(), packet_id: id, lsn };
-            self.batch.reply_after(Event::Sent(sent), Reply::Publish { id });
+            let client = self.info.client.clone();
+            let sent = match share {
+                None => Event::Sent(Sent { client, packet_id: id, lsn }),
+                Some(share) => Event::SharedSent(SharedSent { client, packet_id: id, lsn, share }),
+            };
+            self.batch.reply_after(sent, Reply::Publish { id });
         } else if record {
             self.drop_too_large(id);
         } else {
@@ -152,7 +159,7 @@ impl Session {
             metrics::counter!(DROPPED, "reason" => "too_large").increment(1);
             self.under_way = self.under_way.saturating_sub(1);
             let id = (delivery.qos == QoS::ExactlyOnce).then_some(id);
-            self.settled.push((delivery.lsn, id, AckOutcome::TooLarge));
+            self.settled.add(delivery.lsn, delivery.share, id, AckOutcome::TooLarge);
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use bytestring::ByteString;
 use forebay_engine::event::{Event, Subscribed, SubscriptionOptions, Unsubscribed};
 use forebay_engine::log::AppendError;
-use forebay_engine::topic::check_filter;
+use forebay_engine::topic::{self, check_subscription};
 use forebay_engine::{Engine, QoS};
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::oneshot;
@@ -64,15 +64,16 @@ impl Job {
 }
 
 impl Session {
-    pub(super) fn on_subscribe(&mut self, subscribe: Subscribe) {
+    pub(super) fn on_subscribe(&mut self, subscribe: Subscribe) -> Result<(), Close> {
         let v5 = self.info.version.is_v5();
         let mut add = Vec::new();
         let mut codes = Vec::with_capacity(subscribe.filters.len());
         let mut new = 0;
         for requested in subscribe.filters {
-            let refused = if requested.filter.starts_with("$share/") {
-                Some(reason::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED)
-            } else if check_filter(&requested.filter).is_err() {
+            if requested.options.no_local && topic::shared(&requested.filter).is_some() {
+                return Err(Close::protocol(reason::PROTOCOL_ERROR, "a shared subscription with No Local"));
+            }
+            let refused = if check_subscription(&requested.filter).is_err() {
                 Some(reason::TOPIC_FILTER_INVALID)
             } else if let Some((limit, code)) = self.over_limit(&requested.filter, new) {
                 limit.hit();
@@ -99,6 +100,7 @@ impl Session {
         let ack = SubAck { packet_id: subscribe.packet_id, codes, ..SubAck::default() };
         let asked_by = AskedBy::Client(Box::new(Packet::SubAck(ack)));
         self.jobs.push_back(Job { add, remove: Vec::new(), asked_by });
+        Ok(())
     }
 
     /// The limit that a subscription is over, where `new` others are being added, and its reason code.
@@ -130,7 +132,7 @@ impl Session {
 
     /// Queues a change on the client's behalf. It is not the client who asks, so his rights do not matter. A filter that can't be subscribed to is logged and dropped.
     pub(crate) fn request(&mut self, job: Job) {
-        match job.add.iter().find(|(filter, _)| filter.starts_with("$share/") || check_filter(filter).is_err()) {
+        match job.add.iter().find(|(filter, _)| check_subscription(filter).is_err()) {
             Some((filter, _)) => {
                 tracing::warn!(client = %self.info.client, %filter, "a proxy subscription has an invalid filter");
             }
@@ -142,9 +144,11 @@ impl Session {
     pub(crate) fn start_job(&mut self) -> Option<BoxFuture<'static, Result<InEffect, Close>>> {
         let job = self.jobs.front()?;
         let events = job.events(&self.info);
-        let filters: Vec<_> = job.add.iter().map(|(filter, _)| filter.clone()).collect();
+        // A group is given what is published from here on, not what is stored.
+        let own = job.add.iter().filter(|(filter, _)| topic::shared(filter).is_none());
+        let filters: Vec<_> = own.map(|(filter, _)| filter.clone()).collect();
         for filter in &job.remove {
-            self.shared.live.unsubscribe(filter, &self.inbox);
+            self.shared.unsubscribe_live(filter, &self.inbox);
         }
         let (shared, client) = (self.shared.clone(), self.info.client.clone());
         let work = async move {

@@ -31,7 +31,9 @@ fn from_memory(mut outbound: Outbound, view: &SessionView) -> Outbound {
         if delivery.stage != Stage::Recording {
             continue;
         }
-        if view.outbound.iter().any(|o| o.packet_id == id && o.lsn == delivery.lsn) {
+        let is_it =
+            |o: &forebay_engine::state::Outbound| (o.packet_id, o.lsn, &o.share) == (id, delivery.lsn, &delivery.share);
+        if view.outbound.iter().any(is_it) {
             delivery.stage = Stage::Published;
         } else {
             outbound.remove(id);
@@ -58,7 +60,8 @@ fn from_log(engine: &Engine, view: &SessionView) -> Outbound {
         if stored.is_none() && !sent.received {
             continue;
         }
-        let (retain, identifiers) = stored.as_ref().map(|s| as_subscribed(&s.message, view)).unwrap_or_default();
+        let (retain, identifiers) =
+            stored.as_ref().map(|s| as_subscribed(&s.message, view, sent.share.as_deref())).unwrap_or_default();
         outbound.restore(
             sent.packet_id,
             InFlight {
@@ -68,6 +71,7 @@ fn from_log(engine: &Engine, view: &SessionView) -> Outbound {
                 qos: QoS::ExactlyOnce,
                 retain,
                 identifiers,
+                share: sent.share.clone(),
                 stage: if sent.received { Stage::Released } else { Stage::Published },
                 order: 0,
             },
@@ -76,12 +80,17 @@ fn from_log(engine: &Engine, view: &SessionView) -> Outbound {
     outbound
 }
 
-/// The retain flag and the subscription identifiers that the session's subscriptions give a message.
-fn as_subscribed(message: &Message, view: &SessionView) -> (bool, Vec<u32>) {
+/// The retain flag and the subscription identifiers that the session's subscriptions give a message: those that match it, or the shared one
+/// whose group gave it.
+fn as_subscribed(message: &Message, view: &SessionView, share: Option<&str>) -> (bool, Vec<u32>) {
     let (mut retain, mut identifiers) = (false, Vec::new());
     for (filter, options) in &view.subscriptions {
         let own = options.no_local && message.publisher == view.client;
-        if own || !topic::matches(filter, &message.topic) {
+        let gave = match share {
+            Some(share) => *filter == share,
+            None => topic::shared(filter).is_none() && !own && topic::matches(filter, &message.topic),
+        };
+        if !gave {
             continue;
         }
         retain |= options.retain_as_published && message.retain;
