@@ -4,14 +4,18 @@
 mod support;
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use forebay_broker_adapter::BrokerOptions;
+use bytestring::ByteString;
 use forebay_broker_adapter::client::{Client, ClientError, ClientSession, ConnectOptions, Incoming};
 use forebay_broker_adapter::codec::{Ack, ConnectProperties, Packet, Publish, Version, reason};
+use forebay_broker_adapter::{Broker, BrokerOptions, ListenerOptions, Store};
 use forebay_engine::QoS;
 use forebay_engine::event::SubscriptionOptions;
+use futures_util::future::{BoxFuture, FutureExt};
 use support::*;
 
 const SHARE: &str = "$share/g/jobs/+";
@@ -236,6 +240,7 @@ async fn messages_wait_while_no_member_is_online_also_over_a_crash_and_not_longe
     until_owed(&server, &mut member, 0).await;
     member.disconnect(0).await.unwrap();
     publish_all(&server, &["waits for the other"], QoS::AtLeastOnce).await;
+    until(|| owed(&server) == 1).await;
     server.connect(ConnectOptions::clean("v3")).await.disconnect(0).await.unwrap();
     assert_eq!(owed(&server), 1);
     // The last member's session ends, and the group with it.
@@ -408,4 +413,55 @@ async fn a_shared_subscription_may_be_made_and_ended_on_a_client_s_behalf() {
     assert!(server.engine.groups().is_empty());
     publish_all(&server, &["3"], QoS::AtMostOnce).await;
     assert!(ping(&mut client).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_member_that_is_granted_qos_0_finds_what_waited_for_it() {
+    let server = serve().await;
+    let options = || ConnectOptions::persistent("zero", 3600);
+    let mut member = server.connect(options()).await;
+    subscribe(&mut member, SHARE, QoS::AtMostOnce).await;
+    let session = member.disconnect(0).await.unwrap();
+    until(|| server.broker.clients().is_empty()).await;
+    publish_all(&server, &["1"], QoS::AtLeastOnce).await;
+    until(|| owed(&server) == 1).await;
+    let mut member = server.resume(options(), session).await;
+    let got = taken(&mut member).await;
+    assert_eq!((&got.payload[..], got.qos), (&b"1"[..], QoS::AtMostOnce));
+    until(|| owed(&server) == 0).await;
+}
+
+/// Notes for which filters it was asked.
+#[derive(Default)]
+struct Asked(Arc<Mutex<Vec<String>>>);
+
+impl Store for Asked {
+    fn proxy_subscriptions<'a>(&'a self, client: &'a str, _: &'a str) -> BoxFuture<'a, Vec<(ByteString, QoS)>> {
+        let of = |filters: &[&str]| filters.iter().map(|filter| ((*filter).into(), QoS::AtLeastOnce)).collect();
+        std::future::ready(of(if client == "c" { &[SHARE, "own"] } else { &[] })).boxed()
+    }
+
+    fn before_subscribe<'a>(&'a self, _: &'a str, filter: &'a str) -> BoxFuture<'a, ()> {
+        self.0.lock().unwrap().push(filter.to_owned());
+        std::future::ready(()).boxed()
+    }
+}
+
+#[tokio::test]
+async fn a_database_may_name_shared_subscriptions_and_is_asked_for_nothing_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open_engine(dir.path());
+    let asked = Asked::default();
+    let filters = Arc::clone(&asked.0);
+    let listeners = vec![ListenerOptions::new(SocketAddr::from(([127, 0, 0, 1], 0)))];
+    let options = BrokerOptions { listeners, ..BrokerOptions::default() };
+    let broker = Broker::start(engine.clone(), options, Arc::new(asked)).await.unwrap();
+    let address = broker.local_addrs()[0];
+    let server = Server { broker, engine, address, dir };
+    let mut client = server.connect(ConnectOptions::clean("c")).await;
+    until(|| server.engine.session("c").is_some_and(|view| view.subscriptions.len() == 2)).await;
+    subscribe(&mut client, "$share/h/jobs/+", QoS::AtLeastOnce).await;
+    publish_all(&server, &["1"], QoS::AtLeastOnce).await;
+    assert_eq!((taken(&mut client).await.payload, taken(&mut client).await.payload), ("1".into(), "1".into()));
+    assert_eq!(*filters.lock().unwrap(), ["own"]);
 }
