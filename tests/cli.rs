@@ -335,6 +335,27 @@ fn looking_at_cursors_after_a_crash_leaves_queued_messages_in_their_queue() {
 }
 
 #[test]
+fn a_shared_subscription_has_a_row_among_the_cursors() {
+    use support::client::{Event, Session};
+    let server = Server::start();
+    let mut member = Session::new("member", false);
+    member.connect(server.mqtt).unwrap().subscribe("$share/g/jobs/#", 1).unwrap();
+    let mut publisher = Session::new("publisher", true);
+    let mut connection = publisher.connect(server.mqtt).unwrap();
+    connection.publish("jobs/1", b"job", 1, 1).unwrap();
+    let events = connection.poll(support::PATIENCE).unwrap();
+    assert!(events.contains(&Event::Acknowledged(1)), "{events:?}");
+    let group = support::wait_for("the message is owed", || {
+        let rows = server.ask(&["cursor", "ls", "--json"]);
+        let mut rows = rows.lines().map(|row| serde_json::from_str::<serde_json::Value>(row).unwrap());
+        rows.find(|row| row["kind"] == "group" && row["lag"] == 1)
+    });
+    assert_eq!((&group["owner"], &group["filter"]), (&"$share/g/jobs/#".into(), &"jobs/#".into()));
+    assert_eq!(group["members"]["sessions"], 1, "{group}");
+    assert!(server.ask(&["cursor", "ls"]).contains("of 1 members connected, 1 messages owed"));
+}
+
+#[test]
 fn a_dump_shows_every_record_from_and_up_to_the_place_asked_for() {
     let mut server = Server::start();
     assert!(server.stop().success());

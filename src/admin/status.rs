@@ -131,22 +131,37 @@ impl FromStr for ResetTo {
 /// A cursor.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Cursor {
-    /// `subscriber`, `sink`, or `queue` for a queue that lost messages to a policy.
+    /// `subscriber`, `sink`, `group` for a shared subscription, or `queue` for a queue that lost messages to a policy.
     pub kind: String,
-    /// Client id, sink or topic.
+    /// Client id, sink, topic or shared subscription.
     pub owner: String,
     /// Filter of a session's cursor.
     pub filter: String,
-    /// The next record it looks at, where it is known.
+    /// The next record it looks at, where it is known; of a group the oldest message it owes.
     pub position: Option<u64>,
-    /// True when the client is connected or the sink runs.
+    /// True when the client or a member is connected, or the sink runs.
     pub active: bool,
+    /// Of a group: clients whose sessions subscribe, and how many of them are connected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub members: Option<Members>,
+    /// Of a group: messages it owes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag: Option<u64>,
     /// What a named policy took from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gap: Option<GapRow>,
 }
 
-/// What a named policy took from a cursor, a sink or a queue: the newest range, and the total of all.
+/// The members of a shared subscription's group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Members {
+    /// Sessions that subscribe.
+    pub sessions: usize,
+    /// Those that are connected.
+    pub connected: usize,
+}
+
+/// What a named policy took from a cursor, a sink, a queue or a group: the newest range, and the total of all.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct GapRow {
     /// First record of the newest range.
@@ -288,6 +303,9 @@ impl fmt::Display for Cursor {
         let position = self.position.map_or_else(|| "-".to_owned(), |lsn| lsn.to_string());
         let active = if self.active { "active" } else { "idle" };
         write!(f, "{:<10} {:<24} {:<24} {position:>12}  {active}", self.kind, self.owner, self.filter)?;
+        if let Some(Members { sessions, connected }) = self.members {
+            write!(f, "  {connected} of {sessions} members connected, {} messages owed", self.lag.unwrap_or(0))?;
+        }
         match &self.gap {
             None => Ok(()),
             Some(GapRow { from, to, count, reason, total, .. }) => {

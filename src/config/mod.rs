@@ -125,7 +125,7 @@ pub struct LogSettings {
 /// Bounds of one-to-one queues. Beyond them the oldest messages are dropped, and counted.
 #[derive(Clone, Debug)]
 pub struct QueueSettings {
-    /// Most messages owed by the queue of one topic; 0 = any number.
+    /// Most messages owed by the queue of one topic, or by the group of one shared subscription; 0 = any number.
     pub messages_max: u64,
     /// Most bytes (topics and payloads) owed by the queue of one topic; 0 = any number.
     pub bytes_max: u64,

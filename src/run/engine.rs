@@ -10,10 +10,10 @@ use forebay_engine::ids::{Lsn, MsgId};
 use forebay_engine::log::{self, RecoveryReport};
 use forebay_engine::state::Gap;
 use forebay_engine::state::checkpoint::CheckpointError;
-use forebay_engine::{Engine, Event, Record};
+use forebay_engine::{Engine, Event, Record, topic};
 
 use super::RuleSource;
-use crate::admin::status::{Cursor, GapRow, NoSpaceStatus, RecordRow};
+use crate::admin::status::{Cursor, GapRow, Members, NoSpaceStatus, RecordRow};
 use crate::config::{Durability, Settings};
 use crate::datadir;
 use crate::exit::{Exit, Failure};
@@ -120,7 +120,7 @@ pub fn durability_name(settings: &Settings) -> &'static str {
     }
 }
 
-/// The cursors of all subscribers, and the queues that lost messages to a policy.
+/// The cursors of all subscribers, the groups of shared subscriptions, and the queues that lost messages to a policy.
 pub fn subscriber_cursors(engine: &Engine) -> Vec<Cursor> {
     let gaps: BTreeMap<DropOwner, Gap> = engine.gaps().into_iter().collect();
     let queue_gaps = gaps.iter().filter_map(|(owner, gap)| match owner {
@@ -131,6 +131,19 @@ pub fn subscriber_cursors(engine: &Engine) -> Vec<Cursor> {
             ..Cursor::default()
         }),
         _ => None,
+    });
+    let groups = engine.groups().into_iter().map(|group| {
+        let connected = group.members.iter().filter(|(_, connected)| *connected).count();
+        Cursor {
+            kind: "group".into(),
+            active: connected > 0,
+            filter: topic::unshared(&group.share).into(),
+            position: group.oldest.map(|lsn| lsn.0),
+            members: Some(Members { sessions: group.members.len(), connected }),
+            lag: Some(group.messages),
+            gap: gaps.get(&DropOwner::Group(group.share.clone())).map(gap_row),
+            owner: group.share.to_string(),
+        }
     });
     let connected = |client: &str| engine.session(client).is_some_and(|session| session.connected);
     engine
@@ -145,8 +158,10 @@ pub fn subscriber_cursors(engine: &Engine) -> Vec<Cursor> {
                 filter: filter.to_string(),
                 position: Some(cursor.next.0),
                 gap: gaps.get(&owner).map(gap_row),
+                ..Cursor::default()
             }
         })
+        .chain(groups)
         .chain(queue_gaps)
         .collect()
 }

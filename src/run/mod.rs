@@ -197,6 +197,7 @@ impl Control for Arc<Stack> {
             owner: sink.name,
             filter: String::new(),
             position: Some(sink.position),
+            ..Cursor::default()
         });
         engine::subscriber_cursors(&self.engine).into_iter().chain(sinks).collect()
     }
