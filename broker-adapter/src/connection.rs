@@ -21,6 +21,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::broker::Shared;
 use crate::codec::{ConnAck, DecodeError, Decoder, PACKET_BYTES_MAX, Packet, Version, encode_fitting, reason};
+use crate::enhanced::{self, Ends};
 use crate::handshake::{self, Opened, Refusal};
 use crate::limits::{Limit, Pace};
 use crate::listener::{Arrival, Stream};
@@ -52,8 +53,20 @@ pub(crate) async fn serve<S: Stream>(shared: Arc<Shared>, stream: S, arrival: Ar
     let opened = match within(&shared, deadline, first).await {
         Ok(connect) => {
             max_packet_bytes = connect.max_packet_bytes();
-            // What comes before and after the connection's life is on the heap while it lasts, and no part of what it keeps.
-            Box::pin(handshake::open(&shared, *connect, &arrival)).await
+            let ends = Ends { reader: &mut reader, writer: &mut writer, input: &mut input, decoder: &mut decoder };
+            // On the heap, and only where there is a method: hardly anybody has one.
+            let known = match &connect.properties.authentication_method {
+                None => Ok(None),
+                Some(_) => {
+                    let exchange = Box::pin(enhanced::authenticate(&shared, &connect, &arrival, ends));
+                    within(&shared, deadline, exchange).await
+                }
+            };
+            match known {
+                // What comes before and after the connection's life is on the heap while it lasts, and no part of what it keeps.
+                Ok(known) => Box::pin(handshake::open(&shared, *connect, &arrival, known)).await,
+                Err(refusal) => Err(refusal),
+            }
         }
         Err(refusal) => Err(refusal),
     };

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use crate::access::{Attempt, Denied, Gate, Identity};
 use crate::broker::Shared;
 use crate::codec::{ConnAck, ConnAckProperties, Connect, DecodeError, Decoder, Packet, Version, reason};
+use crate::enhanced::Known;
 use crate::limits::Limit;
 use crate::listener::Arrival;
 use crate::live_bus::LiveInbox;
@@ -41,7 +42,7 @@ impl Refusal {
     }
 
     /// A CONNECT that can't be read: MQTT 5 has codes for what is wrong with it, before that nothing is answered.
-    fn undecodable(asked: Option<Version>, error: DecodeError) -> Refusal {
+    pub(crate) fn undecodable(asked: Option<Version>, error: DecodeError) -> Refusal {
         let text = error.to_string();
         match asked {
             Some(Version::V5) => {
@@ -66,7 +67,7 @@ impl Refusal {
     }
 
     /// `v5` is the reason code for MQTT 5, `v3` the return code before it.
-    fn coded(version: Version, v5: u8, v3: u8, text: &str) -> Refusal {
+    pub(crate) fn coded(version: Version, v5: u8, v3: u8, text: &str) -> Refusal {
         let code = if version.is_v5() { v5 } else { v3 };
         Refusal { answer: Some((version, code)), label: "refused", text: text.to_owned() }
     }
@@ -114,14 +115,22 @@ pub(crate) struct Opened {
 /// Takes the client's seat (waiting for an older connection to be off) and opens its session. When it returns, the session and
 /// its will are durable. While the log is full neither is possible; the client is refused when it has waited for the connect
 /// timeout, so that those who try again do not pile up.
-pub(crate) async fn open(shared: &Arc<Shared>, connect: Connect, arrival: &Arrival) -> Result<Opened, Refusal> {
+pub(crate) async fn open(
+    shared: &Arc<Shared>,
+    connect: Connect,
+    arrival: &Arrival,
+    known: Option<Known>,
+) -> Result<Opened, Refusal> {
     check(&connect, shared)?;
     let version = connect.version;
     let engine = &shared.engine;
     let now_us = engine.now_us();
     let epoch = engine.next_epoch();
     let (client, assigned) = client_id(&connect, epoch, now_us)?;
-    let identity = authenticate(shared, &connect, &client, arrival).await?;
+    let (identity, said) = match known {
+        Some(known) => (Identity { client: client.clone(), ..known.identity }, Some((known.method, known.data))),
+        None => (authenticate(shared, &connect, &client, arrival).await?, None),
+    };
     let username = identity.user.clone();
     let gate = Gate::new(&shared.options.access, identity);
     if let Some(will) = connect.will.as_ref().filter(|will| !gate.may_leave_will(&will.topic)) {
@@ -172,17 +181,17 @@ pub(crate) async fn open(shared: &Arc<Shared>, connect: Connect, arrival: &Arriv
     outbound.revoke(mailbox.revoked(), mailbox.revoked_shared());
     let inbox =
         LiveInbox::new(info.client.clone(), shared.options.live_queue.max(1), shared.options.limits.live_queue_bytes);
-    let connack = connack(shared, &connect, &info, assigned, resumed);
+    let mut connack = connack(shared, &connect, &info, assigned, resumed);
+    if let Some((method, data)) = said {
+        connack.properties.authentication_method = Some(method);
+        connack.properties.authentication_data = data;
+    }
     let start = Start { gate, mailbox, inbox, outbound, received, subscriptions };
     Ok(Opened { session: Session::new(Arc::clone(shared), info, start), seat, commands, connack })
 }
 
 fn check(connect: &Connect, shared: &Shared) -> Result<(), Refusal> {
     let (version, limits) = (connect.version, &shared.options.limits);
-    if connect.properties.authentication_method.is_some() {
-        let text = "extended authentication is not supported";
-        return Err(Refusal::coded(version, reason::BAD_AUTHENTICATION_METHOD, 5, text));
-    }
     if connect.client_id.len() > limits.client_id_bytes {
         Limit::ClientIdBytes.hit();
         let text = format!("the client id is longer than {} bytes", limits.client_id_bytes);
@@ -234,7 +243,17 @@ async fn authenticate(
     client: &ByteString,
     arrival: &Arrival,
 ) -> Result<Identity, Refusal> {
-    let attempt = Attempt {
+    let answer = tokio::select! {
+        answer = shared.options.access.authenticate(attempt(connect, client, arrival)) => answer,
+        () = tokio::time::sleep(shared.options.connect_timeout) => Err(Denied::Busy),
+        () = shared.stopped() => return Err(Refusal::unavailable(connect.version, "the server shuts down")),
+    };
+    answer.map_err(|why| denied(connect, client, arrival, why))
+}
+
+/// What a CONNECT shows of who comes.
+pub(crate) fn attempt<'a>(connect: &'a Connect, client: &'a ByteString, arrival: &'a Arrival) -> Attempt<'a> {
+    Attempt {
         client,
         user: connect.username.as_ref(),
         password: connect.password.as_deref(),
@@ -242,24 +261,21 @@ async fn authenticate(
         peer: arrival.peer,
         listener: arrival.listener.options.address,
         anonymous: arrival.listener.options.anonymous,
+    }
+}
+
+/// The refusal of who is not let in, said to the operator too.
+pub(crate) fn denied(connect: &Connect, client: &ByteString, arrival: &Arrival, why: Denied) -> Refusal {
+    let user = connect.username.as_deref();
+    tracing::info!(peer = %arrival.peer, %client, ?user, reason = %why, "a client is not let in");
+    let (v5, v3) = match why {
+        Denied::BadCredentials => (reason::BAD_USER_NAME_OR_PASSWORD, 4),
+        Denied::NotAuthorized => (reason::NOT_AUTHORIZED, 5),
+        Denied::TooManyFailures => (reason::CONNECTION_RATE_EXCEEDED, 3),
+        Denied::Busy => (reason::SERVER_BUSY, 3),
     };
-    let answer = tokio::select! {
-        answer = shared.options.access.authenticate(attempt) => answer,
-        () = tokio::time::sleep(shared.options.connect_timeout) => Err(Denied::Busy),
-        () = shared.stopped() => return Err(Refusal::unavailable(connect.version, "the server shuts down")),
-    };
-    answer.map_err(|denied| {
-        let user = connect.username.as_deref();
-        tracing::info!(peer = %arrival.peer, %client, ?user, reason = %denied, "a client is not let in");
-        let (v5, v3) = match denied {
-            Denied::BadCredentials => (reason::BAD_USER_NAME_OR_PASSWORD, 4),
-            Denied::NotAuthorized => (reason::NOT_AUTHORIZED, 5),
-            Denied::TooManyFailures => (reason::CONNECTION_RATE_EXCEEDED, 3),
-            Denied::Busy => (reason::SERVER_BUSY, 3),
-        };
-        let refusal = Refusal::unauthorized(connect.version, v5, v3, &denied.to_string());
-        if denied == Denied::Busy { Refusal { label: "unavailable", ..refusal } } else { refusal }
-    })
+    let refusal = Refusal::unauthorized(connect.version, v5, v3, &why.to_string());
+    if why == Denied::Busy { Refusal { label: "unavailable", ..refusal } } else { refusal }
 }
 
 /// `user` is the verified name; where nobody verifies names it is what the client says.
@@ -304,6 +320,7 @@ fn client_info(
         epoch,
         version: c.version,
         clean_start: c.clean_start,
+        enhanced: c.properties.authentication_method.is_some(),
         keep_alive_s,
         expiry_s: asked_expiry_s.min(options.session_expiry_max),
         will,

@@ -13,6 +13,7 @@ pub mod client;
 mod closing;
 pub mod codec;
 mod connection;
+mod enhanced;
 mod handshake;
 mod janitor;
 mod limits;

@@ -23,6 +23,7 @@ mod verified;
 use std::fmt;
 use std::net::SocketAddr;
 
+use bytes::Bytes;
 use bytestring::ByteString;
 use futures_util::future::BoxFuture;
 
@@ -104,12 +105,34 @@ pub enum Denied {
     Busy,
 }
 
+/// What an [`Exchange`] wants next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// An answer of the client to this data.
+    Continue(Option<Bytes>),
+    /// Nothing: it is known who comes. The data goes with CONNACK.
+    Done(Identity, Option<Bytes>),
+}
+
+/// An enhanced authentication of MQTT 5 under way, of one connection. It is dropped where the connection ends.
+pub trait Exchange: Send {
+    /// Goes on with the client's data: first that of CONNECT, then that of each AUTH. It may take its time as [`Access::authenticate`]
+    /// may; the connect timeout holds for all of it.
+    fn next(&mut self, data: Option<Bytes>) -> BoxFuture<'_, Result<Step, Denied>>;
+}
+
 /// Decides who may connect and what he may do. All methods but [`Access::authenticate`] are asked in the middle of other work and must
 /// not wait.
 pub trait Access: fmt::Debug + Send + Sync {
     /// Finds out who comes. May take its time, up to the connect timeout of the broker, and keeps nobody else waiting; it must not block
     /// its thread. Slowing down who guesses is its own business.
     fn authenticate<'a>(&'a self, attempt: Attempt<'a>) -> BoxFuture<'a, Result<Identity, Denied>>;
+
+    /// Begins an enhanced authentication by the method that a CONNECT names, `None` where it is not known (0x8C). The exchange then
+    /// stands in for [`Access::authenticate`], which is not asked. The client id is empty where the server is to choose it.
+    fn exchange(&self, _method: &str, _attempt: Attempt<'_>) -> Option<Box<dyn Exchange>> {
+        None
+    }
 
     /// False where everything is allowed to this client for as long as it is connected: nothing is asked then.
     fn restricts(&self, _identity: &Identity) -> bool {

@@ -7,6 +7,8 @@ pub mod reason {
     pub const DISCONNECT_WITH_WILL: u8 = 0x04;
     pub const NO_MATCHING_SUBSCRIBERS: u8 = 0x10;
     pub const NO_SUBSCRIPTION_EXISTED: u8 = 0x11;
+    pub const CONTINUE_AUTHENTICATION: u8 = 0x18;
+    pub const REAUTHENTICATE: u8 = 0x19;
     pub const UNSPECIFIED_ERROR: u8 = 0x80;
     pub const MALFORMED_PACKET: u8 = 0x81;
     pub const PROTOCOL_ERROR: u8 = 0x82;

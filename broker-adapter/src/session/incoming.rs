@@ -41,9 +41,10 @@ impl Session {
                 Ok(())
             }
             Packet::Disconnect(disconnect) => Err(self.on_disconnect(&disconnect)),
-            Packet::Auth(_) => {
-                Err(Close::protocol(reason::PROTOCOL_ERROR, "AUTH without an authentication method in CONNECT"))
+            Packet::Auth(auth) if self.info.enhanced && auth.reason == reason::REAUTHENTICATE => {
+                Err(Close::protocol(reason::NOT_AUTHORIZED, "who is connected can't authenticate again"))
             }
+            Packet::Auth(_) => Err(Close::protocol(reason::PROTOCOL_ERROR, "AUTH that nobody has asked for")),
             Packet::Connect(_) => Err(Close::protocol(reason::PROTOCOL_ERROR, "a second CONNECT")),
             Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
                 Err(Close::protocol(reason::PROTOCOL_ERROR, "a packet that only a server sends"))

@@ -80,6 +80,8 @@ pub(crate) struct ClientInfo {
     pub(crate) epoch: Epoch,
     pub(crate) version: Version,
     pub(crate) clean_start: bool,
+    /// CONNECT named a method of authentication.
+    pub(crate) enhanced: bool,
     pub(crate) keep_alive_s: u16,
     /// Session expiry in seconds.
     pub(crate) expiry_s: u32,
