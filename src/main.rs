@@ -32,6 +32,11 @@ fn main() -> ExitCode {
         Command::Cursor { what } => cli::log::cursors(options, what),
         Command::Sink { what } => cli::admin::sink(options, what),
         Command::Dlq { what } => cli::admin::dlq(options, what),
+        Command::Client { what } => cli::operate::client(options, what),
+        Command::Session { what } => cli::operate::session(options, what),
+        Command::Subscription { what } => cli::operate::subscription(options, what),
+        Command::Retained { what } => cli::operate::retained(options, what),
+        Command::Publish(message) => cli::operate::publish(options, message),
         Command::User { users, what } => cli::user::run(options, users.as_deref(), what),
         Command::Demo => demo::run(options),
     };

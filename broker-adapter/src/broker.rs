@@ -23,6 +23,7 @@ use crate::limits::Admission;
 use crate::listener::{self, Arrival, Layered, Listener, ListenerOptions, ListenerView, TlsError};
 use crate::live_bus::{LiveBus, LiveGroups, LiveInbox, RumqttdBus, TrieBus};
 use crate::metrics::PacketCounters;
+use crate::operator::Operator;
 use crate::options::{BrokerOptions, LiveBusKind};
 use crate::registry::{ClientView, Command, Registry};
 use crate::store::Store;
@@ -235,6 +236,12 @@ impl Broker {
     /// Ends a client's connection (DISCONNECT 0x98 to MQTT 5); false where the client is not connected.
     pub fn kick(&self, client: &str) -> bool {
         self.shared.registry.tell(client, Command::Kick)
+    }
+
+    /// A handle for what operators do.
+    #[must_use]
+    pub fn operator(&self) -> Operator {
+        Operator::new(Arc::clone(&self.shared))
     }
 
     /// A handle for subscribing on behalf of clients, for tasks that outlive a borrow of the broker.

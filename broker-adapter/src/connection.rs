@@ -26,7 +26,7 @@ use crate::handshake::{self, Opened, Refusal};
 use crate::limits::{Limit, Pace};
 use crate::listener::{Arrival, Stream};
 use crate::metrics::{CONNECTS, CONNECTS_REFUSED};
-use crate::registry::Command;
+use crate::registry::{Command, Load};
 use crate::session::{Batch, Close, InEffect, Job, Session};
 use crate::{closing, registry};
 
@@ -78,6 +78,7 @@ pub(crate) async fn serve<S: Stream>(shared: Arc<Shared>, stream: S, arrival: Ar
         }
     };
     let mut connection = Connection::new(session, commands, reader, writer, input, decoder);
+    connection.load = seat.load();
     let close = match Box::pin(connection.greet(connack)).await {
         Ok(()) => connection.run().await,
         Err(close) => close,
@@ -165,6 +166,8 @@ pub(crate) struct Connection<S> {
     lookup: Option<BoxFuture<'static, Vec<(ByteString, QoS)>>>,
     /// Where the client's rate is limited.
     pace: Option<Box<Pace>>,
+    /// What operators see of it.
+    load: Arc<Load>,
     last_heard: Instant,
     /// Bytes that came since then.
     heard: usize,
@@ -198,6 +201,7 @@ impl<S: Stream> Connection<S> {
             job: None,
             lookup: None,
             pace,
+            load: Arc::default(),
             last_heard: Instant::now(),
             heard: 0,
             keep_alive,
@@ -266,6 +270,9 @@ impl<S: Stream> Connection<S> {
         if self.job.is_none() {
             self.job = self.session.start_job();
         }
+        let (sent, received) = self.session.under_way();
+        self.load.in_flight.store(sent, Ordering::Relaxed);
+        self.load.receiving.store(received, Ordering::Relaxed);
         Ok(!complete && self.may_read())
     }
 

@@ -21,7 +21,7 @@ use crate::enhanced::Known;
 use crate::limits::Limit;
 use crate::listener::Arrival;
 use crate::live_bus::LiveInbox;
-use crate::registry::{Command, Seat};
+use crate::registry::{ClientFacts, Command, Seat};
 use crate::session::{ClientInfo, Outbound, Session, Start, payload_is_as_promised, restore};
 
 /// A refused CONNECT: the CONNACK to send, if any, and why.
@@ -147,7 +147,7 @@ pub(crate) async fn open(
     }
     // The epoch is taken once the older connection is off, so that epochs follow the log's order.
     let info = client_info(shared, &connect, client, username, arrival, engine.next_epoch());
-    seat.set_epoch(info.epoch);
+    seat.occupy(info.epoch, facts(&info, arrival));
 
     let existing = engine.session(&info.client).filter(|v| v.ends_at_us.is_none_or(|end| end > engine.now_us()));
     let resumed = existing.is_some() && !connect.clean_start;
@@ -181,6 +181,7 @@ pub(crate) async fn open(
     outbound.revoke(mailbox.revoked(), mailbox.revoked_shared());
     let inbox =
         LiveInbox::new(info.client.clone(), shared.options.live_queue.max(1), shared.options.limits.live_queue_bytes);
+    seat.set_inbox(&inbox);
     let mut connack = connack(shared, &connect, &info, assigned, resumed);
     if let Some((method, data)) = said {
         connack.properties.authentication_method = Some(method);
@@ -328,6 +329,18 @@ fn client_info(
         max_packet_bytes: c.max_packet_bytes(),
         topic_aliases: c.properties.topic_alias_maximum.unwrap_or(0).min(options.sent_topic_aliases),
         problem_information: c.properties.request_problem_information.unwrap_or(true),
+    }
+}
+
+/// What operators see of a client.
+fn facts(info: &ClientInfo, arrival: &Arrival) -> ClientFacts {
+    ClientFacts {
+        username: info.username.clone(),
+        protocol: info.version as u8,
+        keep_alive_s: info.keep_alive_s,
+        clean_start: info.clean_start,
+        expiry_s: info.expiry_s,
+        listener: Some(arrival.listener.options.address),
     }
 }
 

@@ -105,7 +105,8 @@ fn sweep(shared: &Shared) -> Option<Lsn> {
     last
 }
 
-fn will_event(view: &SessionView) -> Option<Event> {
+/// The publication of a session's will, where one waits.
+pub(crate) fn will_event(view: &SessionView) -> Option<Event> {
     let will = view.will.as_ref()?;
     Some(Event::Published(Published { message: will.message.clone(), packet_id: None, epoch: view.epoch }))
 }

@@ -20,6 +20,7 @@ mod limits;
 mod listener;
 pub mod live_bus;
 pub mod metrics;
+mod operator;
 mod options;
 pub mod proxy_protocol;
 mod registry;
@@ -33,10 +34,11 @@ pub use listener::{
     ClientCertificates, DEFAULT_CERTIFICATE_CHECK, ListenerOptions, ListenerView, TlsError, TlsOptions, UserFrom,
     WebSocketOptions,
 };
+pub use operator::{Operator, OperatorError};
 pub use options::{
     BrokerOptions, DEFAULT_CONNECT_TIMEOUT, DEFAULT_LIVE_QUEUE, DEFAULT_MAX_CONNECTIONS, DEFAULT_MAX_PACKET_BYTES,
     DEFAULT_PENDING_ACKS, DEFAULT_RECEIVE_MAXIMUM, DEFAULT_SEND_WINDOW, DEFAULT_SENT_TOPIC_ALIASES,
     DEFAULT_SYSTEM_INTERVAL, DEFAULT_TOPIC_ALIAS_MAXIMUM, LiveBusKind,
 };
-pub use registry::ClientView;
+pub use registry::{ClientFacts, ClientView};
 pub use store::{NoStore, Store};

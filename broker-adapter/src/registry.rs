@@ -1,9 +1,9 @@
 //! Who is connected, takeover, and what sessions have in flight while their client is away.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytestring::ByteString;
 use forebay_engine::QoS;
@@ -11,6 +11,7 @@ use forebay_engine::event::Epoch;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::live_bus::LiveInbox;
 use crate::session::Outbound;
 
 /// What a connection is told from outside.
@@ -39,13 +40,65 @@ pub struct ClientView {
     pub address: SocketAddr,
     /// Since when, us since 1970.
     pub since_us: u64,
+    /// What its CONNECT said; the default while its session is being opened.
+    pub facts: ClientFacts,
+    /// QoS 1 and 2 messages sent to it that it has not acknowledged.
+    pub in_flight: usize,
+    /// Publishes of its own that wait for the disk or for their release.
+    pub receiving: usize,
+    /// QoS 0 messages that wait in memory until it reads.
+    pub queued: usize,
+}
+
+/// What is known of a client from its CONNECT.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientFacts {
+    /// User name; empty where there is none.
+    pub username: ByteString,
+    /// Protocol level: 3, 4 (3.1.1) or 5.
+    pub protocol: u8,
+    /// Keep alive, seconds; 0 = none.
+    pub keep_alive_s: u16,
+    /// Whether it asked for a clean start.
+    pub clean_start: bool,
+    /// How long its session outlives the connection, seconds.
+    pub expiry_s: u32,
+    /// The listener it came through.
+    pub listener: Option<SocketAddr>,
+}
+
+/// What a connection has under way, for others to look at.
+#[derive(Debug, Default)]
+pub(crate) struct Load {
+    pub(crate) in_flight: AtomicUsize,
+    pub(crate) receiving: AtomicUsize,
 }
 
 struct Online {
-    view: ClientView,
+    epoch: Epoch,
+    address: SocketAddr,
+    since_us: u64,
+    facts: ClientFacts,
+    load: Arc<Load>,
+    inbox: Option<Arc<LiveInbox>>,
     commands: mpsc::UnboundedSender<Command>,
     /// Dropped with the entry; who waits for the connection's end holds a receiver.
     gone: watch::Sender<()>,
+}
+
+impl Online {
+    fn view(&self, client: &ByteString) -> ClientView {
+        ClientView {
+            client: client.clone(),
+            epoch: self.epoch,
+            address: self.address,
+            since_us: self.since_us,
+            facts: self.facts.clone(),
+            in_flight: self.load.in_flight.load(Ordering::Relaxed),
+            receiving: self.load.receiving.load(Ordering::Relaxed),
+            queued: self.inbox.as_ref().map_or(0, |inbox| inbox.waiting().0),
+        }
+    }
 }
 
 /// What a session had in flight when its connection ended.
@@ -78,9 +131,19 @@ impl Registry {
                 match online.get(&client) {
                     None => {
                         let (commands, receiver) = mpsc::unbounded_channel();
-                        let view = ClientView { client: client.clone(), epoch: 0, address, since_us };
-                        online.insert(client.clone(), Online { view, commands, gone: watch::channel(()).0 });
-                        return (Seat { registry: Arc::clone(self), client }, receiver);
+                        let load = Arc::<Load>::default();
+                        let entry = Online {
+                            epoch: 0,
+                            address,
+                            since_us,
+                            facts: ClientFacts::default(),
+                            load: Arc::clone(&load),
+                            inbox: None,
+                            commands,
+                            gone: watch::channel(()).0,
+                        };
+                        online.insert(client.clone(), entry);
+                        return (Seat { registry: Arc::clone(self), client, load }, receiver);
                     }
                     Some(other) => {
                         let _ = other.commands.send(Command::TakeOver);
@@ -111,7 +174,39 @@ impl Registry {
     }
 
     pub(crate) fn clients(&self) -> Vec<ClientView> {
-        self.online.lock().values().map(|o| o.view.clone()).collect()
+        self.online.lock().iter().map(|(client, online)| online.view(client)).collect()
+    }
+
+    pub(crate) fn client(&self, client: &str) -> Option<ClientView> {
+        self.online.lock().get_key_value(client).map(|(client, online)| online.view(client))
+    }
+
+    /// Clients by client id: those behind `after`, at most `limit`.
+    pub(crate) fn clients_after(&self, after: &str, limit: usize) -> Vec<ClientView> {
+        let online = self.online.lock();
+        let mut smallest = BTreeSet::new();
+        for client in online.keys().filter(|client| ***client > *after) {
+            if smallest.len() < limit || smallest.last().is_some_and(|last| client < *last) {
+                smallest.insert(client);
+                if smallest.len() > limit {
+                    smallest.pop_last();
+                }
+            }
+        }
+        smallest.into_iter().filter_map(|client| online.get(client).map(|entry| entry.view(client))).collect()
+    }
+
+    /// Tells a client's connection to end, and waits until it is off; false where the client is not connected.
+    pub(crate) async fn end(&self, client: &str, command: Command) -> bool {
+        let mut gone = {
+            let online = self.online.lock();
+            let Some(online) = online.get(client) else { return false };
+            // One that has ended already is about to give its seat back.
+            let _ = online.commands.send(command);
+            online.gone.subscribe()
+        };
+        let _ = gone.changed().await;
+        true
     }
 
     /// Tells a client's connection something; false where the client is not connected.
@@ -149,13 +244,27 @@ impl Registry {
 pub(crate) struct Seat {
     registry: Arc<Registry>,
     client: ByteString,
+    load: Arc<Load>,
 }
 
 impl Seat {
-    pub(crate) fn set_epoch(&self, epoch: Epoch) {
+    /// Its session is open.
+    pub(crate) fn occupy(&self, epoch: Epoch, facts: ClientFacts) {
         if let Some(online) = self.registry.online.lock().get_mut(&self.client) {
-            online.view.epoch = epoch;
+            (online.epoch, online.facts) = (epoch, facts);
         }
+    }
+
+    /// Where its live messages wait.
+    pub(crate) fn set_inbox(&self, inbox: &Arc<LiveInbox>) {
+        if let Some(online) = self.registry.online.lock().get_mut(&self.client) {
+            online.inbox = Some(Arc::clone(inbox));
+        }
+    }
+
+    /// What others see of its load.
+    pub(crate) fn load(&self) -> Arc<Load> {
+        Arc::clone(&self.load)
     }
 }
 

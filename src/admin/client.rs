@@ -80,7 +80,8 @@ impl Client {
         answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
     ) -> Result<T, Failure> {
         let no_answer = |source: ureq::Error| {
-            Failure::new(Exit::NoServer, format!("the server at {} does not answer: {source}", self.base))
+            let text = "does not answer (its address is the setting `admin.listen`; `--data` says which server)";
+            Failure::new(Exit::NoServer, format!("the server at {} {text}: {source}", self.base))
         };
         let mut response = answer.map_err(no_answer)?;
         let body = response.body_mut().with_config().limit(u64::MAX).read_to_string().map_err(no_answer)?;
@@ -107,19 +108,35 @@ fn reachable(mut address: std::net::SocketAddr) -> std::net::SocketAddr {
 }
 
 fn path_of(parts: &[&str]) -> String {
-    use std::fmt::Write as _;
     let mut path = String::new();
     for part in parts {
         path.push('/');
-        for byte in part.bytes() {
-            if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
-                path.push(char::from(byte));
-            } else {
-                let _ = write!(path, "%{byte:02X}");
-            }
-        }
+        escape(&mut path, part);
     }
     path
+}
+
+/// A path with what is asked of it.
+pub fn query_of(path: &str, values: &[(&str, &str)]) -> String {
+    let mut query = path.to_owned();
+    for (n, (name, value)) in values.iter().enumerate() {
+        query.push(if n == 0 { '?' } else { '&' });
+        query.push_str(name);
+        query.push('=');
+        escape(&mut query, value);
+    }
+    query
+}
+
+fn escape(out: &mut String, text: &str) {
+    use std::fmt::Write as _;
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
 }
 
 #[cfg(test)]
@@ -129,5 +146,7 @@ mod tests {
     #[test]
     fn names_in_a_path_are_escaped() {
         assert_eq!(path_of(&["sinks", "a b/c", "dead"]), "/sinks/a%20b%2Fc/dead");
+        assert_eq!(query_of("/x", &[]), "/x");
+        assert_eq!(query_of("/x", &[("after", "a&b\0é"), ("limit", "5")]), "/x?after=a%26b%00%C3%A9&limit=5");
     }
 }

@@ -1,5 +1,7 @@
 //! What admin HTTP asks of the running server.
 
+use super::operate::Which;
+use super::rows::{ClientRow, Page, PublishRequest, PublishedRow, RetainedRow, SessionRow, SubscriptionRow};
 use super::status::{Cursor, DeadLetterRow, Done, RecordRow, ResetTo, SegmentRow, SinkStatus, Status};
 
 /// Most records given in one answer.
@@ -11,6 +13,9 @@ pub enum ControlError {
     /// There is no such thing.
     #[error("{0}")]
     Unknown(String),
+    /// What was asked for can't be.
+    #[error("{0}")]
+    Invalid(String),
     /// It failed.
     #[error("{0}")]
     Failed(String),
@@ -53,4 +58,41 @@ pub trait Control: Send + Sync + 'static {
     /// # Errors
     /// Where they were trimmed, are damaged, or the disk fails.
     fn records(&self, from: u64, limit: u64) -> Result<Vec<RecordRow>, ControlError>;
+    /// Part of the connected clients.
+    fn clients(&self, which: &Which) -> Page<ClientRow>;
+    /// A connected client.
+    ///
+    /// # Errors
+    /// Where it is not connected (so in `kick`).
+    fn client(&self, client: &str) -> Result<ClientRow, ControlError>;
+    /// Ends its connection; durable.
+    fn kick(&self, client: &str) -> Result<Done, ControlError>;
+    /// Part of the sessions.
+    fn sessions(&self, which: &Which) -> Page<SessionRow>;
+    /// A session.
+    ///
+    /// # Errors
+    /// Where there is none (so in `drop_session`).
+    fn session(&self, client: &str) -> Result<SessionRow, ControlError>;
+    /// Ends it; durable.
+    fn drop_session(&self, client: &str) -> Result<Done, ControlError>;
+    /// Part of the subscriptions.
+    fn subscriptions(&self, which: &Which) -> Page<SubscriptionRow>;
+    /// Part of the retained messages.
+    ///
+    /// # Errors
+    /// Where the filter is none.
+    fn retained(&self, which: &Which) -> Result<Page<RetainedRow>, ControlError>;
+    /// A retained message.
+    ///
+    /// # Errors
+    /// Where there is none (so in `clear_retained`).
+    fn retained_message(&self, topic: &str) -> Result<RetainedRow, ControlError>;
+    /// Removes it; durable.
+    fn clear_retained(&self, topic: &str) -> Result<Done, ControlError>;
+    /// Publishes; durable where it is stored.
+    ///
+    /// # Errors
+    /// Where the message can't be published, or the log takes no records.
+    fn publish(&self, request: PublishRequest) -> Result<PublishedRow, ControlError>;
 }

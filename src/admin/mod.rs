@@ -10,6 +10,10 @@
 //! | `POST /sinks/{sink}/reset` with `"earliest"`, `"latest"` or `{"record": N}` | [`status::Done`] |
 //! | `GET /sinks/{sink}/dead`, `/dead/{id}` | dead letters |
 //! | `POST /sinks/{sink}/dead/replay`, `/dead/drop` with a list of numbers | [`status::Done`] |
+//! | `GET /clients`, `/sessions?away=`, `/subscriptions?client=&filter=&topic=`, `/retained?filter=`, each `&after=&limit=` | [`rows::Page`] |
+//! | `GET /clients/{client}`, `/sessions/{client}`, `/retained/{topic}` | one of them |
+//! | `POST /clients/{client}/kick`, `/sessions/{client}/drop`, `/retained/clear` with `{"topic": …}` | [`status::Done`] |
+//! | `POST /publish` with a [`rows::PublishRequest`] | [`rows::PublishedRow`] |
 //!
 //! Faults answer as `{"error": "…"}`.
 
@@ -30,6 +34,8 @@ use crate::config::Secret;
 
 pub mod client;
 pub mod control;
+pub mod operate;
+pub mod rows;
 pub mod status;
 
 use control::{Control, ControlError};
@@ -74,6 +80,7 @@ fn router(control: Arc<dyn Control>, metrics: PrometheusHandle, token: Option<Se
         .route("/cursors", get(|State(s): State<Shared>| asked(s, |control| Ok(control.cursors()))))
         .route("/log/segments", get(|State(s): State<Shared>| asked(s, |control| control.segments())))
         .route("/log/records", get(records))
+        .merge(operate::routes())
         .layer(middleware::from_fn_with_state(shared.clone(), authorize))
         .with_state(shared)
 }
@@ -108,6 +115,7 @@ async fn asked<T: Serialize + Send + 'static>(
     match tokio::task::spawn_blocking(move || question(shared.control.as_ref())).await {
         Ok(Ok(answer)) => Json(answer).into_response(),
         Ok(Err(ControlError::Unknown(text))) => (StatusCode::NOT_FOUND, fault(text)).into_response(),
+        Ok(Err(ControlError::Invalid(text))) => (StatusCode::BAD_REQUEST, fault(text)).into_response(),
         Ok(Err(ControlError::Failed(text))) => (StatusCode::INTERNAL_SERVER_ERROR, fault(text)).into_response(),
         Err(source) => (StatusCode::INTERNAL_SERVER_ERROR, fault(source.to_string())).into_response(),
     }

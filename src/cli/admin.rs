@@ -6,11 +6,17 @@ use crate::cli::log::print_rows;
 use crate::cli::{DlqCommand, Options, SinkCommand, check};
 use crate::exit::{Exit, Failure};
 
-fn server(options: &Options) -> Result<Client, Failure> {
+/// The server on the data folder.
+///
+/// # Errors
+/// Where there is none.
+pub fn server(options: &Options) -> Result<Client, Failure> {
     let settings = check::settings(options)?.settings;
     Client::of_running_server(&settings)?.ok_or_else(|| {
         let folder = settings.data.display();
-        Failure::new(Exit::NoServer, format!("no server runs on the data folder {folder}: start it with `forebay run`"))
+        Failure::new(Exit::NoServer, format!(
+            "no server runs on the data folder {folder}: start it with `forebay run`, or name its folder (`--data`, the setting `data`)"
+        ))
     })
 }
 

@@ -12,6 +12,7 @@ pub mod check;
 pub mod damage;
 pub mod explain;
 pub mod log;
+pub mod operate;
 pub mod user;
 
 /// A durable log between an MQTT broker and its databases.
@@ -121,6 +122,32 @@ pub enum Command {
         #[command(subcommand)]
         what: DlqCommand,
     },
+    /// Clients that are connected to the running server.
+    Client {
+        /// What of them.
+        #[command(subcommand)]
+        what: operate::ClientCommand,
+    },
+    /// Sessions of the running server, their clients connected or not.
+    Session {
+        /// What of them.
+        #[command(subcommand)]
+        what: operate::SessionCommand,
+    },
+    /// Subscriptions in the running server.
+    Subscription {
+        /// What of them.
+        #[command(subcommand)]
+        what: operate::SubscriptionCommand,
+    },
+    /// Retained messages of the running server.
+    Retained {
+        /// What of them.
+        #[command(subcommand)]
+        what: operate::RetainedCommand,
+    },
+    /// Publishes a message through the running server; what is stored of it is durable then.
+    Publish(operate::Publish),
     /// Users and their passwords: the lines of the users file. A running server takes changes within seconds.
     User {
         /// The users file [default: the setting `access.users`]

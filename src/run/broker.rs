@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_broker_adapter::access::FileAccess;
-use forebay_broker_adapter::{Broker, BrokerOptions, ListenerView, LiveBusKind, StartError, Store};
+use forebay_broker_adapter::{Broker, BrokerOptions, ListenerView, LiveBusKind, Operator, StartError, Store};
 use forebay_engine::Engine;
 use forebay_sinks::Clients;
 
@@ -23,6 +23,8 @@ pub trait BrokerSide: Send + Sync {
     fn connections(&self) -> u64;
     /// Its clients, for orders from the databases' channels.
     fn clients(&self) -> Arc<dyn Clients>;
+    /// What operators do.
+    fn operator(&self) -> Operator;
     /// Reads the files again that say who may do what. Waits for the disk.
     fn reload(&self);
     /// Closes the listener, tells clients that the server shuts down, and waits for them within the deadline.
@@ -58,6 +60,10 @@ impl BrokerSide for Running {
 
     fn clients(&self) -> Arc<dyn Clients> {
         Arc::new(Online(self.broker.proxy()))
+    }
+
+    fn operator(&self) -> Operator {
+        self.broker.operator()
     }
 
     fn reload(&self) {

@@ -9,6 +9,8 @@ use forebay_engine::Engine;
 use forebay_engine::ids::Lsn;
 
 use crate::admin::control::{Control, ControlError};
+use crate::admin::operate::Which;
+use crate::admin::rows::{ClientRow, Page, PublishRequest, PublishedRow, RetainedRow, SessionRow, SubscriptionRow};
 use crate::admin::status::{
     Cursor, DeadLetterRow, Done, ListenerStatus, LogStatus, RecordRow, ResetTo, SegmentRow, SinkStatus, Status,
 };
@@ -19,6 +21,7 @@ use crate::offline;
 pub mod access;
 mod broker;
 pub mod engine;
+mod operate;
 mod orders;
 mod rules;
 mod sinks;
@@ -209,6 +212,50 @@ impl Control for Arc<Stack> {
     fn records(&self, from: u64, limit: u64) -> Result<Vec<RecordRow>, ControlError> {
         let from = Lsn(from.max(self.engine.log().first().0));
         engine::records(&self.engine, from, limit, self.facts.node_number).map_err(ControlError::Failed)
+    }
+
+    fn clients(&self, which: &Which) -> Page<ClientRow> {
+        operate::clients(&self.broker.operator(), which)
+    }
+
+    fn client(&self, client: &str) -> Result<ClientRow, ControlError> {
+        operate::client(&self.broker.operator(), client)
+    }
+
+    fn kick(&self, client: &str) -> Result<Done, ControlError> {
+        operate::kick(&self.broker.operator(), client)
+    }
+
+    fn sessions(&self, which: &Which) -> Page<SessionRow> {
+        operate::sessions(&self.engine, which)
+    }
+
+    fn session(&self, client: &str) -> Result<SessionRow, ControlError> {
+        operate::session(&self.engine, client)
+    }
+
+    fn drop_session(&self, client: &str) -> Result<Done, ControlError> {
+        operate::drop_session(&self.broker.operator(), client)
+    }
+
+    fn subscriptions(&self, which: &Which) -> Page<SubscriptionRow> {
+        operate::subscriptions(&self.engine, which)
+    }
+
+    fn retained(&self, which: &Which) -> Result<Page<RetainedRow>, ControlError> {
+        operate::retained(&self.engine, which)
+    }
+
+    fn retained_message(&self, topic: &str) -> Result<RetainedRow, ControlError> {
+        operate::retained_message(&self.engine, topic)
+    }
+
+    fn clear_retained(&self, topic: &str) -> Result<Done, ControlError> {
+        operate::clear_retained(&self.broker.operator(), topic)
+    }
+
+    fn publish(&self, request: PublishRequest) -> Result<PublishedRow, ControlError> {
+        operate::publish(&self.engine, &self.broker.operator(), request)
     }
 }
 

@@ -43,6 +43,11 @@ impl Inbound {
         self.under_way <= self.receive_maximum
     }
 
+    /// QoS 1/2 publishes that are not answered, and QoS 2 ones not released.
+    pub(crate) fn under_way(&self) -> usize {
+        self.under_way
+    }
+
     /// A QoS 1 publish was answered.
     pub(crate) fn answered(&mut self) {
         self.under_way = self.under_way.saturating_sub(1);

@@ -253,6 +253,11 @@ impl Session {
         self.pending.extend(batch, appended);
     }
 
+    /// QoS 1/2 publishes sent and received on this connection that are not settled.
+    pub(crate) fn under_way(&self) -> (usize, usize) {
+        (self.under_way, self.inbound.under_way())
+    }
+
     /// The record that must be durable before anything more can be sent.
     pub(crate) fn waits_for(&self) -> Option<Lsn> {
         self.pending.waits_for()

@@ -7,6 +7,7 @@ mod bounds;
 mod carry;
 mod counts;
 mod keeper;
+mod listing;
 mod manual;
 mod open;
 mod options;
@@ -38,6 +39,7 @@ use crate::rules::Kind;
 use crate::state::store::StateStore;
 use crate::state::{Cursor, Gap, GroupView, SessionView, State, StoredMessage};
 pub use keeper::Retention;
+pub use listing::{SessionRow, SubscriptionView, SubscriptionsOf};
 #[doc(hidden)]
 pub use manual::Manual;
 pub use open::{OpenError, OpenReport, StateSource};
