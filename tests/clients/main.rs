@@ -5,12 +5,14 @@
 //!  stories.rs    the story          client.rs   a client as the story sees it
 //!  mosquitto.rs  mosquitto_sub and mosquitto_pub, a process each
 //!  hosted.rs     libraries of other languages, each in a script: paho_clients.py, mqttjs_clients.cjs
+//!  rumqttc.rs    the library of this language
 //! ```
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod client;
 mod hosted;
 mod mosquitto;
+mod rumqttc;
 mod stage;
 mod stories;
 #[path = "../support/mod.rs"]
@@ -19,6 +21,7 @@ mod support;
 use client::Library;
 use hosted::Hosted;
 use mosquitto::Mosquitto;
+use rumqttc::Rumqttc;
 use stage::Stage;
 
 /// All of the story, with one server.
@@ -63,4 +66,14 @@ fn mqtt_js_with_mqtt_3_1_1() {
 #[test]
 fn mqtt_js_with_mqtt_5() {
     live(&Hosted::mqtt_js(true));
+}
+
+#[test]
+fn rumqttc_with_mqtt_3_1_1() {
+    live(&Rumqttc::new(false));
+}
+
+#[test]
+fn rumqttc_with_mqtt_5() {
+    live(&Rumqttc::new(true));
 }
