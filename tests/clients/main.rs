@@ -34,6 +34,7 @@ fn live(library: &dyn Library) {
     if library.is_5() {
         stories::delayed_wills(&stage, library);
     }
+    stories::shared_subscriptions(&stage, library);
     stories::only_a_server_with_the_right_certificate(&stage, library);
     stories::sessions_over_sigkill(&mut stage, library);
 }

@@ -1,9 +1,11 @@
 //! What every client lives through. Each part has topics and client ids of its own.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::client::{Client, Kind, Library, Message, Open, Outgoing, Way, Will};
 use crate::stage::Stage;
+use crate::support::PATIENCE;
 
 fn ready(library: &dyn Library, open: Open) -> Client {
     library.open(&open).ready(&open)
@@ -118,6 +120,59 @@ pub fn delayed_wills(stage: &Stage, library: &dyn Library) {
     assert_eq!(watcher.messages(1), [message("delay/gone", Will::PAYLOAD, Will::QOS, false)]);
     assert!(since.elapsed() >= Duration::from_secs(DELAY.into()), "after {:?}", since.elapsed());
     [watcher, back].iter_mut().for_each(Client::disconnect);
+}
+
+/// Messages of a group's members, until all of them have so many; sorted.
+fn together(members: &mut [Client], count: usize) -> Vec<Message> {
+    let begun = Instant::now();
+    loop {
+        let came = members.iter_mut().flat_map(|member| member.told("anything", |seen| Some(seen.messages.clone())));
+        let mut came: Vec<Message> = came.collect();
+        if came.len() >= count {
+            came.sort();
+            return came;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{} of {count} came", came.len());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Each message comes to one member of a group, to those that are there, and waits while there is none.
+pub fn shared_subscriptions(stage: &Stage, library: &dyn Library) {
+    let way = stage.tcp();
+    let member = |id| Open { lasting: true, filters: &["$share/crew/shared/+"], qos: 2, ..Open::new(way, id) };
+    let mut publisher = ready(library, Open::new(way, "shared-publisher"));
+    let mut publish = |numbers: Range<usize>| -> Vec<Message> {
+        let each = |n| message("shared/a", &format!("{n:03}"), 1 + (n % 2) as u8, false);
+        let messages: Vec<Message> = numbers.map(each).collect();
+        for Message { topic, payload, qos, .. } in &messages {
+            publisher.publish(&Outgoing { topic, payload, qos: *qos, retain: false });
+        }
+        publisher.acknowledged();
+        messages
+    };
+    let mut members = [ready(library, member("shared-first")), ready(library, member("shared-second"))];
+    let expected = publish(0..20);
+    assert_eq!(together(&mut members, 20), expected);
+    assert!(members.iter().all(|member| !member.seen.messages.is_empty()), "one member had all of it");
+    let [mut first, mut second] = members;
+    second.disconnect();
+    let seen = first.seen.messages.len();
+    let expected = publish(20..30);
+    first.told("what comes while the other is away", |seen_now| (seen_now.messages.len() >= seen + 10).then_some(()));
+    assert_eq!(sorted(first.seen.messages.iter().skip(seen)), expected);
+    first.disconnect();
+    let expected = publish(30..40);
+    let mut second = ready(library, member("shared-second"));
+    assert_eq!(second.messages(10), expected);
+    second.disconnect();
+    publisher.disconnect();
+}
+
+fn sorted<'a>(messages: impl Iterator<Item = &'a Message>) -> Vec<Message> {
+    let mut messages: Vec<Message> = messages.cloned().collect();
+    messages.sort();
+    messages
 }
 
 /// A client that trusts others than who signed the server's certificate does not come in.
