@@ -5,9 +5,10 @@
 //! packets, `session` decides what is logged and what may be said when, [`live_bus`] carries what does not wait for the
 //! disk. `registry` knows who is online, `janitor` what is due, `closing` how a connection ends, `limits` what one
 //! client may use. [`client`] is an MQTT client over the
-//! same codec.
+//! same codec. [`attach`](mod@attach) is another way in, for programs that run rumqttd themselves.
 
 pub mod access;
+pub mod attach;
 mod broker;
 pub mod client;
 mod closing;

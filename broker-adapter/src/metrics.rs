@@ -48,6 +48,11 @@ pub const DROPPED: &str = "forebay_mqtt_messages_dropped_total";
 pub const LIMITED: &str = "forebay_mqtt_limited_total";
 /// Counter: restarts of rumqttd's router.
 pub const ROUTER_RESTARTS: &str = "forebay_mqtt_router_restarts_total";
+/// Counter: messages that a rumqttd attached to handed out, by `result`: `appended`; left out: `topic` (none that MQTT allows), `too_large`
+/// (for the log), `too_late` (the log had no room until the time to stop was over), `retained` (of before the attachment).
+pub const ATTACH_MESSAGES: &str = "forebay_attach_messages_total";
+/// Counter: messages that a rumqttd attached to overwrote in its ring, or that expired there, before they were handed out.
+pub const ATTACH_MISSED: &str = "forebay_attach_missed_total";
 
 /// Handles of what is counted for each packet: looking a metric up by its name costs more than the packet's own work.
 pub(crate) struct PacketCounters {

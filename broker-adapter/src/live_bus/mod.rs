@@ -7,7 +7,7 @@
 
 mod groups;
 mod inbox;
-mod router_link;
+pub(crate) mod router_link;
 mod rumqttd;
 mod trie;
 

@@ -1,4 +1,4 @@
-//! The link to rumqttd's router: with `rumqttd.rs` the only file that knows rumqttd.
+//! The link to rumqttd's router: with `rumqttd.rs` and `attach/link.rs` the only file that knows rumqttd.
 //!
 //! The router is told nothing but an escaped topic and a token, with QoS 0. Its rules are kept here: a link that was told
 //! to leave is never woken (that would panic the router), and the thread that wakes is the one that leaves.
@@ -8,17 +8,59 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use flume::RecvTimeoutError;
 use parking_lot::Mutex;
 use rumqttd::local::{LinkError, LinkRx, LinkTx};
 use rumqttd::protocol::{
     Disconnect, DisconnectReasonCode, Filter, Packet, QoS, RetainForwardRule, Subscribe, SubscribeProperties,
     Unsubscribe,
 };
-use rumqttd::{Broker, Config, Notification, RouterConfig};
+use rumqttd::{Broker, Config, Forward, Notification, RouterConfig};
 
 /// The router has died; a new link needs a new router.
 #[derive(Debug)]
-pub(super) struct RouterDied;
+pub(crate) struct RouterDied;
+
+/// What comes over a link from its router, whoever runs that.
+pub(crate) struct FromRouter {
+    rx: LinkRx,
+}
+
+/// See [`FromRouter`].
+#[allow(clippy::large_enum_variant, reason = "each is moved once, from the link to who makes something of it")]
+pub(crate) enum Sent {
+    /// A message that a subscription of the link matches.
+    Message(Forward),
+    /// The answer to a packet of the link.
+    Answer,
+    /// The link's buffer had been full and the router had paused; it was told to go on.
+    Resumed,
+}
+
+impl FromRouter {
+    /// For a link that has just been made.
+    pub(crate) fn new(rx: LinkRx) -> FromRouter {
+        FromRouter { rx }
+    }
+
+    /// The next thing, or none until `deadline`. A deadline that has passed gives what is there.
+    pub(crate) fn next(&mut self, deadline: Instant) -> Result<Option<Sent>, RouterDied> {
+        loop {
+            match self.rx.recv_deadline(deadline) {
+                Ok(Some(Notification::Forward(forward))) => return Ok(Some(Sent::Message(forward))),
+                Ok(Some(Notification::DeviceAck(_))) => return Ok(Some(Sent::Answer)),
+                Ok(Some(Notification::Unschedule)) => {
+                    self.rx.ready().map_err(|_| RouterDied)?;
+                    return Ok(Some(Sent::Resumed));
+                }
+                Ok(Some(Notification::Disconnect(..))) => return Err(RouterDied),
+                Ok(_) => {}
+                Err(LinkError::RecvTimeout(RecvTimeoutError::Timeout)) => return Ok(None),
+                Err(_) => return Err(RouterDied),
+            }
+        }
+    }
+}
 
 /// A router of its own and the one link to it.
 pub(super) struct RouterLink {
@@ -31,7 +73,7 @@ pub(super) struct RouterLink {
 /// The receiving end, for one thread.
 pub(super) struct RouterReader {
     tx: Arc<Mutex<LinkTx>>,
-    rx: LinkRx,
+    rx: FromRouter,
     alive: Arc<AtomicBool>,
 }
 
@@ -69,7 +111,7 @@ impl RouterLink {
         let router = Broker::new(Config { router, ..Config::default() });
         let (tx, rx) = router.link("forebay")?;
         let (tx, alive) = (Arc::new(Mutex::new(tx)), Arc::new(AtomicBool::new(true)));
-        let reader = RouterReader { tx: Arc::clone(&tx), rx, alive: Arc::clone(&alive) };
+        let reader = RouterReader { tx: Arc::clone(&tx), rx: FromRouter::new(rx), alive: Arc::clone(&alive) };
         Ok((RouterLink { tx, alive, _router: router }, reader))
     }
 
@@ -134,20 +176,16 @@ impl RouterReader {
     pub(super) fn receive(&mut self, wait: Duration) -> Result<Received, RouterDied> {
         let deadline = Instant::now() + wait;
         loop {
-            match self.rx.recv_deadline(deadline) {
-                Ok(Some(Notification::Forward(forward))) => {
-                    let subscription =
-                        forward.properties.as_ref().and_then(|p| p.subscription_identifiers.first().copied());
-                    let token = <[u8; 8]>::try_from(forward.publish.payload.as_ref()).map(u64::from_be_bytes);
-                    if let (Some(subscription), Ok(token)) = (subscription, token) {
-                        return Ok(Received::Token { subscription, token });
-                    }
-                }
-                Ok(Some(Notification::Unschedule)) => self.rx.ready().map_err(|_| self.died())?,
-                Ok(Some(Notification::Disconnect(..))) => return Err(self.died()),
-                Ok(_) => {}
-                Err(LinkError::RecvTimeout(_)) if Instant::now() >= deadline => return Ok(Received::Nothing),
-                Err(_) => return Err(self.died()),
+            let forward = match self.rx.next(deadline) {
+                Ok(Some(Sent::Message(forward))) => forward,
+                Ok(Some(Sent::Answer | Sent::Resumed)) => continue,
+                Ok(None) => return Ok(Received::Nothing),
+                Err(RouterDied) => return Err(self.died()),
+            };
+            let subscription = forward.properties.as_ref().and_then(|p| p.subscription_identifiers.first().copied());
+            let token = <[u8; 8]>::try_from(forward.publish.payload.as_ref()).map(u64::from_be_bytes);
+            if let (Some(subscription), Ok(token)) = (subscription, token) {
+                return Ok(Received::Token { subscription, token });
             }
         }
     }
