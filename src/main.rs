@@ -12,6 +12,7 @@ mod datadir;
 mod demo;
 mod exit;
 mod offline;
+mod out;
 mod run;
 mod server;
 mod telemetry;
@@ -44,9 +45,10 @@ fn main() -> ExitCode {
         Ok(()) => Exit::Ok.into(),
         Err(failure) => {
             if options.json {
-                eprintln!("{}", serde_json::json!({ "error": failure.message, "exit": failure.exit as u8 }));
+                let fault = serde_json::json!({ "error": failure.message, "exit": failure.exit as u8 });
+                eprintln!("{}", out::json(&fault.to_string()));
             } else {
-                eprintln!("forebay: {failure}");
+                eprintln!("forebay: {}", out::lines(&failure.message));
             }
             failure.exit.into()
         }

@@ -9,7 +9,8 @@ use serde_json::Value;
 
 mod support;
 
-use support::{Server, run, wait_for};
+use support::client::Session;
+use support::{Server, forebay, run, wait_for};
 
 /// `mosquitto_sub` or `mosquitto_pub` with this server.
 fn mosquitto(server: &Server, program: &str, args: &[&str]) -> Command {
@@ -242,6 +243,203 @@ fn a_list_that_is_longer_than_a_part_is_whole_and_no_answer_is_larger_than_asked
     let last = page("/retained?after=big%2F0999");
     assert_eq!((last["rows"].as_array().unwrap().len(), last["next"].as_str()), (10, None));
     assert_eq!(page("/retained?limit=1000000")["rows"].as_array().unwrap().len(), 1010);
+    // Who has read enough ends the command well: this is more than a pipe holds.
+    let mut command = forebay();
+    command.arg("--data").arg(server.data()).args(["retained", "ls", "--json"]).current_dir(server.dir.path());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::with_capacity(64, child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("big/0000"), "{line}");
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && said.is_empty(), "{}: {said}", output.status);
+}
+
+/// A command with this on its standard input.
+fn fed(server: &Server, args: &[&str], input: &[u8]) -> (i32, String, String) {
+    let mut command = forebay();
+    command.arg("--data").arg(server.data()).args(args).current_dir(server.dir.path());
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // One that refuses its input reads it to the end or not.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn a_payload_comes_from_a_file_or_the_standard_input_byte_for_byte() {
+    let server = Server::start();
+    let shown = |topic: &str| rows(&server, &["retained", "show", topic]).remove(0);
+    let bytes: Vec<u8> = (0..=255).cycle().take(700_000).collect();
+    let (code, _, said) = fed(&server, &["publish", "f/stdin", "--file", "-", "--retain", "--qos", "2"], &bytes);
+    assert_eq!(code, 0, "{said}");
+    let row = shown("f/stdin");
+    assert_eq!((row["bytes"].as_u64(), row["qos"].as_u64()), (Some(700_000), Some(2)));
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert!(row["payload_hex"].as_str() == Some(&*hex), "every byte is there");
+    let text = server.dir.path().join("text");
+    std::fs::write(&text, "höllo\r\n\0\u{1b}[2J").unwrap();
+    server.ask(&["publish", "f/text", "-f", text.to_str().unwrap(), "-r", "--expiry", "1000"]);
+    let row = shown("f/text");
+    assert_eq!(row["payload"], "höllo\r\n\0\u{1b}[2J");
+    assert_eq!(row["expires_at_us"].as_u64(), Some(row["time_us"].as_u64().unwrap() + 1_000_000_000));
+    let text = server.ask(&["retained", "show", "f/text"]);
+    assert!(text.ends_with("höllo\\r\n\\u{0}\\u{1b}[2J\n"), "a terminal does not obey it: {text:?}");
+    assert!(server.ask(&["retained", "show", "f/stdin"]).contains("\nhexadecimal: 000102"));
+    // Not retained: nothing stays. An empty one: nothing stays either.
+    server.ask(&["publish", "f/not", "-m", "x"]);
+    server.ask(&["publish", "f/text", "-m", "", "--retain"]);
+    assert_eq!(column(&rows(&server, &["retained", "ls", "f/#"]), "topic"), ["f/stdin"]);
+
+    let (code, said) = fails(&server, &["publish", "f/+/x", "-m", "x"]);
+    assert!(code == 1 && said.contains("topic `f/+/x`: a topic name can't contain the wildcards"), "{said}");
+    let (code, said) = fails(&server, &["publish", "f", "-m", "x", "--qos", "3"]);
+    assert!(code == 2 && said.contains("--qos"), "{said}");
+    let (code, said) = fails(&server, &["publish", "f", "-m", "x", "-f", "text"]);
+    assert!(code == 2 && said.contains("--file"), "{said}");
+    let (code, said) = fails(&server, &["publish", "f", "-f", "none"]);
+    assert!(code == 1 && said.contains("none"), "{said}");
+    // Without an end: it is not read for ever.
+    let (code, said) = fails(&server, &["publish", "f", "-f", "/dev/zero"]);
+    assert!(code == 1 && said.contains("/dev/zero: a payload has at most 16777216 bytes"), "{said}");
+    // Properties are part of a packet too.
+    let user: Vec<_> = (0..40).map(|n| (n.to_string(), "x".repeat(60_000))).collect();
+    let large = serde_json::json!({ "topic": "f", "payload": "x", "user": user }).to_string();
+    let (status, body) = http(&server, "POST", "/publish", None, &large);
+    assert!(status == 400 && body.contains("mqtt.packet_bytes_max"), "{status} {body}");
+}
+
+/// No character that a terminal obeys, but the ends of lines.
+fn assert_plain(text: &str) {
+    assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
+}
+
+#[test]
+fn names_may_have_any_characters_in_them() {
+    let server = Server::start();
+    let mut clients = ["..", ".", "a/b?c=d&e#f%2F+g h", "\u{1b}]0;x\u{7}\u{9b}2J\nsecond", "kick", "é/日本", "$SYS"];
+    clients.sort_unstable();
+    for client in &clients {
+        let mut session = Session::new(client, false);
+        let mut connection = session.connect(server.mqtt).unwrap();
+        connection.subscribe(&format!("of/{}", client.replace(['+', '#', '/'], "-")), 1).unwrap();
+        connection.disconnect().unwrap();
+    }
+    wait_for("them to be away", || (rows(&server, &["session", "ls", "--away"]).len() == clients.len()).then_some(()));
+    assert_eq!(column(&rows(&server, &["session", "ls", "--limit", "1000"]), "client"), clients);
+    for client in &clients {
+        assert_eq!(column(&rows(&server, &["session", "show", client]), "client"), [*client]);
+        assert_eq!(column(&rows(&server, &["subscription", "ls", "--client", client]), "client"), [*client]);
+        let (code, said) = fails(&server, &["client", "kick", client]);
+        assert!(code == 1 && said.contains("is not connected"), "{said}");
+        assert_plain(&said);
+    }
+    assert_plain(&server.ask(&["cursor", "ls"]));
+    for (command, head) in
+        [(&["session", "ls"][..], 1), (&["subscription", "ls"], 1), (&["session", "ls", "--json"], 0)]
+    {
+        let text = server.ask(command);
+        assert_plain(&text);
+        assert_eq!(text.lines().count(), clients.len() + head, "a row is a line: {text}");
+    }
+    for (n, client) in clients.iter().enumerate() {
+        assert_plain(&server.ask(&["session", "drop", client]));
+        assert_eq!(rows(&server, &["session", "ls"]).len(), clients.len() - n - 1);
+    }
+
+    let mut topics = ["clear", "r/é/日本", "r/\u{1b}]0;x\u{7}\n", "a b?c=d&e", "/", "//x/", "%2F", "$a/b", ".."];
+    topics.sort_unstable();
+    for topic in &topics {
+        server.ask(&["publish", topic, "-m", topic, "--retain"]);
+    }
+    assert_eq!(column(&rows(&server, &["retained", "ls"]), "topic"), topics);
+    let text = server.ask(&["retained", "ls"]);
+    assert_plain(&text);
+    assert_eq!(text.lines().count(), topics.len() + 1, "{text}");
+    assert_eq!(column(&rows(&server, &["retained", "ls", "r/é/#"]), "topic"), ["r/é/日本"]);
+    assert_eq!(column(&rows(&server, &["retained", "ls", "/#"]), "topic"), ["/", "//x/"]);
+    for topic in &topics {
+        let row = &rows(&server, &["retained", "show", topic])[0];
+        assert_eq!((&row["topic"], &row["payload"]), (&Value::from(*topic), &Value::from(*topic)));
+        assert_plain(&server.ask(&["retained", "clear", topic]));
+        let (code, said) = fails(&server, &["retained", "show", topic]);
+        assert!(code == 1 && said.contains("has no retained message"), "{said}");
+    }
+    assert!(rows(&server, &["retained", "ls"]).is_empty());
+}
+
+#[test]
+fn what_can_t_be_asked_is_refused_in_one_form_and_not_taken_for_something_else() {
+    let server = Server::start();
+    for (method, path, status, says) in [
+        ("GET", "/nothing", 404, "nothing at this path"),
+        ("GET", "/clients/", 404, "nothing at this path"),
+        ("GET", "/clients/x/kick", 405, "another method"),
+        ("POST", "/sessions", 405, "another method"),
+        ("GET", "/clients/%FF", 400, "UTF-8"),
+        ("GET", "/retained?limit=many", 400, "limit"),
+        ("GET", "/retained?limit=-1", 400, "limit"),
+        ("GET", "/retained?limit=0", 400, "`limit` takes a whole number from 1"),
+        ("GET", "/retained?filtre=a", 400, "filtre"),
+        ("GET", "/retained?filter=a%2Fb%23", 400, "topic filter `a/b#`"),
+        ("GET", "/retained?away=true", 400, "this list takes no `away`; it takes after, limit, filter"),
+        ("GET", "/clients?filter=a", 400, "this list takes no `filter`"),
+        ("GET", "/sessions?client=a", 400, "this list takes no `client`"),
+        ("GET", "/subscriptions?topic=a%2F%2B", 400, "topic `a/+`"),
+        ("GET", "/subscriptions?after=x", 400, "`after` takes what `next`"),
+        ("GET", "/log/records?from=x&limit=1", 400, "from"),
+        ("POST", "/sessions/nobody/drop", 404, "client `nobody` has no session"),
+        ("POST", "/retained/clear", 400, "topic"),
+    ] {
+        let (got, body) = http(&server, method, path, None, "{}");
+        let fault: Value = serde_json::from_str(&body).unwrap_or_else(|_| panic!("{path} answers no JSON: {body}"));
+        let said = fault["error"].as_str().unwrap_or_else(|| panic!("{path}: {body}"));
+        assert!(got == status && said.contains(says), "{path}: {got} {said}");
+    }
+    let (code, said) = fails(&server, &["subscription", "ls", "--topic", "a/#"]);
+    assert!(code == 1 && said.contains("topic `a/#`"), "{said}");
+    assert!(server.ask(&["client", "ls", "--limit", "0"]).is_empty());
+}
+
+#[test]
+fn a_will_of_one_who_is_kicked_or_dropped_is_published_once_and_when_it_is_due() {
+    let mut server = Server::start();
+    let lasting = |client: &'static str, topic: &'static str, delay: &'static str| {
+        let args = [
+            &["-V", "mqttv5", "-i", client, "-c", "-x", "4000000000", "-q", "1", "-t", "x"][..],
+            &["--will-topic", topic, "--will-payload", "gone", "--will-qos", "1", "--will-retain"],
+            &["-D", "will", "will-delay-interval", delay],
+        ]
+        .concat();
+        let subscriber = Subscriber::start(&server, &args);
+        connected(&server, client);
+        subscriber
+    };
+    let is_published = |topic: &str| !rows(&server, &["retained", "ls", topic]).is_empty();
+    let kicked = lasting("k0", "w/k0", "0");
+    server.ask(&["client", "kick", "k0"]);
+    assert!(is_published("w/k0"), "it is durable when the command is done");
+    kicked.ended();
+    let delayed = lasting("k1", "w/k1", "100000");
+    server.ask(&["client", "kick", "k1"]);
+    delayed.ended();
+    assert_eq!(rows(&server, &["session", "show", "k1"])[0]["will"], "w/k1");
+    assert!(!is_published("w/k1"), "it waits");
+    server.ask(&["session", "drop", "k1"]);
+    assert!(is_published("w/k1"), "a will is published at the latest with the session's end");
+    for (client, topic, delay) in [("d0", "w/d0", "0"), ("d1", "w/d1", "100000")] {
+        let online = lasting(client, topic, delay);
+        server.ask(&["session", "drop", client]);
+        assert!(is_published(topic), "{topic}");
+        online.ended();
+    }
+    server.ask(&["session", "drop", "k0"]);
+    assert!(rows(&server, &["session", "ls"]).is_empty() && rows(&server, &["subscription", "ls"]).is_empty());
+    assert!(server.stop().success());
+    let mut wills: Vec<_> = server.logged().iter().map(|row| row["topic"].as_str().unwrap().to_owned()).collect();
+    wills.sort_unstable();
+    assert_eq!(wills, ["w/d0", "w/d1", "w/k0", "w/k1"], "each once");
 }
 
 #[test]

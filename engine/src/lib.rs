@@ -87,6 +87,7 @@ pub mod engine;
 pub mod event;
 pub mod ids;
 mod json;
+mod listed;
 pub mod log;
 pub mod metrics;
 #[allow(
@@ -121,6 +122,7 @@ pub mod fuzzing {
 pub use engine::{Bounds, Engine, EngineOptions, OpenError, OpenReport, Retention, StateSource};
 pub use event::{Event, Message, QoS};
 pub use ids::{Lsn, MsgId};
+pub use listed::Listed;
 pub use log::{Log, LogOptions, NewRecord, Record};
 pub use rules::Rules;
 

@@ -87,7 +87,9 @@ impl Client {
         let body = response.body_mut().with_config().limit(u64::MAX).read_to_string().map_err(no_answer)?;
         if !response.status().is_success() {
             let fault: Option<serde_json::Value> = serde_json::from_str(&body).ok();
-            let text = fault.as_ref().and_then(|fault| fault.get("error")?.as_str()).unwrap_or(&body).to_owned();
+            let text = fault.as_ref().and_then(|fault| fault.get("error")?.as_str()).unwrap_or(&body);
+            let text =
+                if text.is_empty() { format!("the server answers {}", response.status()) } else { text.to_owned() };
             let hint = if response.status() == 401 { " (set `admin.token` or FOREBAY_ADMIN_TOKEN)" } else { "" };
             return Err(Failure::new(Exit::Failure, format!("{text}{hint}")));
         }

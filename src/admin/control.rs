@@ -77,7 +77,10 @@ pub trait Control: Send + Sync + 'static {
     /// Ends it; durable.
     fn drop_session(&self, client: &str) -> Result<Done, ControlError>;
     /// Part of the subscriptions.
-    fn subscriptions(&self, which: &Which) -> Page<SubscriptionRow>;
+    ///
+    /// # Errors
+    /// Where `topic` or `after` can't be one.
+    fn subscriptions(&self, which: &Which) -> Result<Page<SubscriptionRow>, ControlError>;
     /// Part of the retained messages.
     ///
     /// # Errors

@@ -15,7 +15,7 @@
 //! | `POST /clients/{client}/kick`, `/sessions/{client}/drop`, `/retained/clear` with `{"topic": …}` | [`status::Done`] |
 //! | `POST /publish` with a [`rows::PublishRequest`] | [`rows::PublishedRow`] |
 //!
-//! Faults answer as `{"error": "…"}`.
+//! Faults answer as `{"error": "…"}`, those of a path or a query that is none too.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -40,6 +40,9 @@ pub mod status;
 
 use control::{Control, ControlError};
 use status::ResetTo;
+
+/// Longest text of a fault that the framework finds.
+const FAULT_BYTES_MAX: usize = 64 * 1024;
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -82,6 +85,7 @@ fn router(control: Arc<dyn Control>, metrics: PrometheusHandle, token: Option<Se
         .route("/log/records", get(records))
         .merge(operate::routes())
         .layer(middleware::from_fn_with_state(shared.clone(), authorize))
+        .layer(middleware::map_response(as_json))
         .with_state(shared)
 }
 
@@ -96,6 +100,29 @@ async fn authorize(State(shared): State<Shared>, request: Request, next: Next) -
         let text = "this server asks for its token: `Authorization: Bearer …`";
         (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], fault(text)).into_response()
     }
+}
+
+/// Gives faults that the framework finds the form of all others: a path that is none, a query or a body that does not parse.
+async fn as_json(response: Response) -> Response {
+    let status = response.status();
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    let is_json = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    if is_json || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let (parts, body) = response.into_parts();
+    let said = axum::body::to_bytes(body, FAULT_BYTES_MAX).await.unwrap_or_default();
+    let text = match (String::from_utf8_lossy(&said), status) {
+        (said, _) if !said.is_empty() => said.into_owned(),
+        (_, StatusCode::NOT_FOUND) => "there is nothing at this path".to_owned(),
+        (_, StatusCode::METHOD_NOT_ALLOWED) => "this path takes another method".to_owned(),
+        (_, other) => other.to_string(),
+    };
+    let mut answer = (status, fault(text)).into_response();
+    if let Some(methods) = parts.headers.get(header::ALLOW) {
+        answer.headers_mut().insert(header::ALLOW, methods.clone());
+    }
+    answer
 }
 
 /// Compares without stopping at the first difference, so that the time taken tells nothing about the token.

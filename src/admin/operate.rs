@@ -11,6 +11,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 
+use super::control::ControlError;
 use super::rows::{PublishRequest, TopicRequest};
 use super::{Shared, asked, fault};
 
@@ -30,7 +31,8 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/subscriptions", get(subscriptions))
         .route("/retained", get(retained))
         .route("/retained/{topic}", get(retained_message))
-        .route("/retained/clear", post(clear_retained))
+        // `clear` is a topic too.
+        .route("/retained/clear", post(clear_retained).get(retained_message_clear))
         .route("/publish", post(publish).layer(DefaultBodyLimit::max(PUBLISH_BYTES_MAX)))
 }
 
@@ -57,10 +59,28 @@ impl Which {
     pub fn rows(&self) -> usize {
         self.limit.unwrap_or(100).clamp(1, ROWS_MAX)
     }
+
+    /// Refuses what this list does not go by, so that nobody takes a whole list for a part of it.
+    fn check(&self, takes: &[&str]) -> Result<(), ControlError> {
+        let given = [
+            ("away", self.away),
+            ("client", self.client.is_some()),
+            ("filter", self.filter.is_some()),
+            ("topic", self.topic.is_some()),
+        ];
+        if let Some((key, _)) = given.iter().find(|(key, given)| *given && !takes.contains(key)) {
+            let takes = ["after", "limit"].iter().chain(takes).copied().collect::<Vec<_>>().join(", ");
+            return Err(ControlError::Invalid(format!("this list takes no `{key}`; it takes {takes}")));
+        }
+        if self.limit == Some(0) {
+            return Err(ControlError::Invalid(format!("`limit` takes a whole number from 1 to {ROWS_MAX}, not 0")));
+        }
+        Ok(())
+    }
 }
 
 async fn clients(State(shared): State<Shared>, Query(which): Query<Which>) -> Response {
-    asked(shared, move |control| Ok(control.clients(&which))).await
+    asked(shared, move |control| which.check(&[]).map(|()| control.clients(&which))).await
 }
 
 async fn client(State(shared): State<Shared>, Path(client): Path<String>) -> Response {
@@ -72,7 +92,7 @@ async fn kick(State(shared): State<Shared>, Path(client): Path<String>) -> Respo
 }
 
 async fn sessions(State(shared): State<Shared>, Query(which): Query<Which>) -> Response {
-    asked(shared, move |control| Ok(control.sessions(&which))).await
+    asked(shared, move |control| which.check(&["away"]).map(|()| control.sessions(&which))).await
 }
 
 async fn session(State(shared): State<Shared>, Path(client): Path<String>) -> Response {
@@ -84,15 +104,20 @@ async fn drop_session(State(shared): State<Shared>, Path(client): Path<String>) 
 }
 
 async fn subscriptions(State(shared): State<Shared>, Query(which): Query<Which>) -> Response {
-    asked(shared, move |control| Ok(control.subscriptions(&which))).await
+    let takes = &["client", "filter", "topic"];
+    asked(shared, move |control| which.check(takes).and_then(|()| control.subscriptions(&which))).await
 }
 
 async fn retained(State(shared): State<Shared>, Query(which): Query<Which>) -> Response {
-    asked(shared, move |control| control.retained(&which)).await
+    asked(shared, move |control| which.check(&["filter"]).and_then(|()| control.retained(&which))).await
 }
 
 async fn retained_message(State(shared): State<Shared>, Path(topic): Path<String>) -> Response {
     asked(shared, move |control| control.retained_message(&topic)).await
+}
+
+async fn retained_message_clear(State(shared): State<Shared>) -> Response {
+    asked(shared, |control| control.retained_message("clear")).await
 }
 
 async fn clear_retained(State(shared): State<Shared>, request: Result<Json<TopicRequest>, JsonRejection>) -> Response {

@@ -1,8 +1,11 @@
 //! Clients, sessions, subscriptions and messages as admin HTTP gives and takes them.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+use crate::out::one_line;
 
 /// Part of a list, in order.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -109,6 +112,8 @@ pub struct RetainedRow {
     pub lsn: u64,
     /// Client id of the publisher, empty where there is none.
     pub publisher: String,
+    /// When it expires, us since 1970: nobody is given it from then on; none = never.
+    pub expires_at_us: Option<u64>,
     /// The payload, where it was asked for and is UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<String>,
@@ -184,9 +189,9 @@ pub fn to_hex(bytes: &[u8]) -> String {
     })
 }
 
-/// A name, or a dash.
-fn or_dash(text: &str) -> &str {
-    if text.is_empty() { "-" } else { text }
+/// A name in a line, or a dash.
+fn or_dash(text: &str) -> Cow<'_, str> {
+    if text.is_empty() { "-".into() } else { one_line(text) }
 }
 
 impl ClientRow {
@@ -197,8 +202,8 @@ impl ClientRow {
 
 impl fmt::Display for ClientRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ClientRow { client, address, protocol, keep_alive_s, in_flight, receiving, queued, .. } = self;
-        let user = or_dash(&self.username);
+        let ClientRow { address, protocol, keep_alive_s, in_flight, receiving, queued, .. } = self;
+        let (client, user) = (one_line(&self.client), or_dash(&self.username));
         write!(
             f,
             "{client:<24} {user:<16} {address:<22} {:<8} {keep_alive_s:>9} s  {in_flight:>9}  {receiving:>9}  {queued:>6}  {}",
@@ -216,8 +221,8 @@ impl SessionRow {
 
 impl fmt::Display for SessionRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let SessionRow { client, subscriptions, in_flight, .. } = self;
-        let user = or_dash(&self.username);
+        let SessionRow { subscriptions, in_flight, .. } = self;
+        let (client, user) = (one_line(&self.client), or_dash(&self.username));
         let state = if self.connected { "connected" } else { "away" };
         let behind = self.behind_records.map_or_else(|| "-".to_owned(), |records| records.to_string());
         write!(f, "{client:<24} {user:<16} {state:<11} {subscriptions:>13}  {behind:>16}  {in_flight:>9}  ")?;
@@ -227,7 +232,7 @@ impl fmt::Display for SessionRow {
             (None, u32::MAX) => write!(f, "never")?,
             (None, seconds) => write!(f, "{seconds} s after its connection")?,
         }
-        self.will.iter().try_for_each(|topic| write!(f, "  (will: {topic})"))
+        self.will.iter().try_for_each(|topic| write!(f, "  (will: {})", one_line(topic)))
     }
 }
 
@@ -238,7 +243,8 @@ impl SubscriptionRow {
 
 impl fmt::Display for SubscriptionRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let SubscriptionRow { client, filter, qos, .. } = self;
+        let SubscriptionRow { qos, .. } = self;
+        let (client, filter) = (one_line(&self.client), one_line(&self.filter));
         let state = if self.connected { "connected" } else { "away" };
         write!(f, "{client:<24} {filter:<32} {qos:>3}  {state}")?;
         if self.no_local {
@@ -262,8 +268,10 @@ impl RetainedRow {
 
 impl fmt::Display for RetainedRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let RetainedRow { topic, bytes, qos, time_us, lsn, .. } = self;
-        write!(f, "{topic:<32} {qos:>3}  {bytes:>12}  {lsn:>11}  {time_us}  {}", or_dash(&self.publisher))
+        let RetainedRow { bytes, qos, time_us, lsn, .. } = self;
+        let (topic, publisher) = (one_line(&self.topic), or_dash(&self.publisher));
+        write!(f, "{topic:<32} {qos:>3}  {bytes:>12}  {lsn:>11}  {time_us}  {publisher}")?;
+        self.expires_at_us.iter().try_for_each(|at| write!(f, "  expires at {at} us"))
     }
 }
 

@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::out::one_line;
+
 /// The whole server.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Status {
@@ -302,7 +304,8 @@ impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let position = self.position.map_or_else(|| "-".to_owned(), |lsn| lsn.to_string());
         let active = if self.active { "active" } else { "idle" };
-        write!(f, "{:<10} {:<24} {:<24} {position:>12}  {active}", self.kind, self.owner, self.filter)?;
+        let (owner, filter) = (one_line(&self.owner), one_line(&self.filter));
+        write!(f, "{:<10} {owner:<24} {filter:<24} {position:>12}  {active}", self.kind)?;
         if let Some(Members { sessions, connected }) = self.members {
             write!(f, "  {connected} of {sessions} members connected, {} messages owed", self.lag.unwrap_or(0))?;
         }
@@ -325,13 +328,14 @@ impl fmt::Display for SegmentRow {
 
 impl fmt::Display for RecordRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:>10}  {}  {:<20} {}", self.lsn, self.time_us, self.kind, self.event)
+        write!(f, "{:>10}  {}  {:<20} {}", self.lsn, self.time_us, self.kind, one_line(&self.event))
     }
 }
 
 impl fmt::Display for DeadLetterRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let DeadLetterRow { id, lsn, rule, attempts, reason, .. } = self;
+        let DeadLetterRow { id, lsn, rule, attempts, .. } = self;
+        let reason = one_line(&self.reason);
         write!(f, "{id:>6}  record {lsn}  rule {rule}  {attempts} attempts  {reason}")
     }
 }

@@ -5,6 +5,7 @@ use crate::admin::status::{DeadLetterRow, Done, SinkStatus, Status};
 use crate::cli::log::print_rows;
 use crate::cli::{DlqCommand, Options, SinkCommand, check};
 use crate::exit::{Exit, Failure};
+use crate::out;
 
 /// The server on the data folder.
 ///
@@ -61,9 +62,10 @@ pub fn dlq(options: &Options, what: &DlqCommand) -> Result<(), Failure> {
         DlqCommand::Ls { sink: None } => {
             for sink in server.get::<Vec<SinkStatus>>("/sinks")? {
                 if options.json {
-                    println!("{}", serde_json::json!({ "sink": sink.name, "dead_letters": sink.dead_letters }));
+                    let row = serde_json::json!({ "sink": sink.name, "dead_letters": sink.dead_letters });
+                    out::print(&out::json(&row.to_string()));
                 } else {
-                    println!("{}  {} dead letters", sink.name, sink.dead_letters);
+                    out::print(&out::lines(&format!("{}  {} dead letters", sink.name, sink.dead_letters)));
                 }
             }
         }
@@ -75,7 +77,7 @@ pub fn dlq(options: &Options, what: &DlqCommand) -> Result<(), Failure> {
             if options.json {
                 print_rows(&[letter], true);
             } else {
-                println!("{letter}\n{}", letter.detail);
+                out::print(&out::lines(&format!("{letter}\n{}", letter.detail)));
             }
         }
         DlqCommand::Replay { sink, ids } => {

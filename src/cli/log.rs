@@ -10,9 +10,12 @@ use crate::cli::{CursorCommand, LogCommand, Options, check, damage};
 use crate::datadir;
 use crate::exit::{Exit, Failure};
 use crate::offline;
+use crate::out;
 
 /// Records asked of the server at a time.
 const PAGE: u64 = 1000;
+/// Text of rows is written when there is as much, bytes.
+const WRITTEN_AT_ONCE: usize = 64 * 1024;
 
 /// Runs `forebay log …`.
 ///
@@ -38,7 +41,7 @@ pub fn run(options: &Options, what: &LogCommand) -> Result<(), Failure> {
                 None => {
                     let lock = datadir::lock(&settings.data)?;
                     if options.json {
-                        offline::each_item(&settings, *from, *limit, &mut |line| println!("{line}"))?;
+                        offline::each_item(&settings, *from, *limit, &mut |line| out::print(&out::json(&line)))?;
                     } else {
                         let mut show = |row: RecordRow| print_rows(&[row], false);
                         offline::each_record(&settings, *from, *limit, &mut show)?;
@@ -100,12 +103,19 @@ pub fn cursors(options: &Options, what: &CursorCommand) -> Result<(), Failure> {
 
 /// Prints rows as text, or one JSON object a line.
 pub fn print_rows<T: Serialize + std::fmt::Display>(rows: &[T], json: bool) {
+    let mut text = String::new();
     for row in rows {
         if json {
             // These types hold nothing that JSON can't; an empty line would still be one line a row.
-            println!("{}", serde_json::to_string(row).unwrap_or_default());
+            text.push_str(&out::json(&serde_json::to_string(row).unwrap_or_default()));
         } else {
-            println!("{row}");
+            text.push_str(&out::lines(&row.to_string()));
+        }
+        text.push('\n');
+        if text.len() >= WRITTEN_AT_ONCE {
+            out::write(&text);
+            text.clear();
         }
     }
+    out::write(&text);
 }

@@ -1,7 +1,7 @@
 //! Commands about clients and messages of the running server: `client …`, `session …`, `subscription …`, `retained …`, `publish`.
 
 use std::fmt::Display;
-use std::io::Read as _;
+use std::io::Read;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -17,9 +17,12 @@ use crate::cli::Options;
 use crate::cli::admin::server;
 use crate::cli::log::print_rows;
 use crate::exit::{Exit, Failure};
+use crate::out;
 
 /// Rows asked for at a time.
 const ROWS: usize = 1000;
+/// No server takes larger packets.
+const PAYLOAD_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// How much of a list.
 #[derive(Clone, Debug, Default, Args)]
@@ -168,7 +171,7 @@ fn list<T: Serialize + DeserializeOwned + Display>(
         asked.extend([("after", &*after), ("limit", &*limit)]);
         let page: Page<T> = server.get(&query_of(path, &asked))?;
         if first && !options.json && !page.rows.is_empty() {
-            println!("{head}");
+            out::print(head);
         }
         first = false;
         print_rows(&page.rows, options.json);
@@ -240,10 +243,14 @@ pub fn retained(options: &Options, what: &RetainedCommand) -> Result<(), Failure
         }
         RetainedCommand::Show { topic } => {
             let row: RetainedRow = server(options)?.get_path(&["retained", topic])?;
-            let payload = row.payload.clone().or_else(|| row.payload_hex.clone()).unwrap_or_default();
+            let payload = match (&row.payload, &row.payload_hex) {
+                (Some(text), _) => out::lines(text).into_owned(),
+                (None, Some(hex)) => format!("hexadecimal: {hex}"),
+                (None, None) => String::new(),
+            };
             show(options, row, RetainedRow::HEAD);
             if !options.json {
-                println!("{payload}");
+                out::print(&payload);
             }
         }
         RetainedCommand::Clear { topic } => {
@@ -254,6 +261,18 @@ pub fn retained(options: &Options, what: &RetainedCommand) -> Result<(), Failure
     Ok(())
 }
 
+/// The bytes of a payload, unless there are more than a packet can have.
+fn payload(from: impl Read, what: impl Display) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    let read = from.take(PAYLOAD_BYTES_MAX + 1).read_to_end(&mut bytes);
+    read.map_err(|source| Failure::io(&what, &source))?;
+    if bytes.len() as u64 > PAYLOAD_BYTES_MAX {
+        let text = format!("{what}: a payload has at most {PAYLOAD_BYTES_MAX} bytes (`mqtt.packet_bytes_max`)");
+        return Err(Failure::new(Exit::Failure, text));
+    }
+    Ok(bytes)
+}
+
 /// Runs `forebay publish`.
 ///
 /// # Errors
@@ -261,13 +280,11 @@ pub fn retained(options: &Options, what: &RetainedCommand) -> Result<(), Failure
 pub fn publish(options: &Options, message: &Publish) -> Result<(), Failure> {
     let payload = match (&message.message, &message.file) {
         (Some(text), _) => text.clone().into_bytes(),
-        (None, Some(path)) if path.as_os_str() == "-" => {
-            let mut bytes = Vec::new();
-            let read = std::io::stdin().lock().read_to_end(&mut bytes);
-            read.map_err(|source| Failure::io("the standard input", &source))?;
-            bytes
+        (None, Some(path)) if path.as_os_str() == "-" => payload(std::io::stdin().lock(), "the standard input")?,
+        (None, Some(path)) => {
+            let file = std::fs::File::open(path).map_err(|source| Failure::io(path.display(), &source))?;
+            payload(file, path.display())?
         }
-        (None, Some(path)) => std::fs::read(path).map_err(|source| Failure::io(path.display(), &source))?,
         (None, None) => {
             let text = "a payload is needed: --message TEXT, --file FILE, or `--message ''` for an empty one";
             return Err(Failure::new(Exit::Usage, text));
@@ -294,7 +311,7 @@ pub fn publish(options: &Options, message: &Publish) -> Result<(), Failure> {
 
 fn show<T: Serialize + Display>(options: &Options, row: T, head: &str) {
     if !options.json {
-        println!("{head}");
+        out::print(head);
     }
     print_rows(&[row], options.json);
 }

@@ -142,7 +142,7 @@ impl Control for Arc<Stack> {
             },
             connections: self.broker.connections(),
             listeners: self.broker.listeners(),
-            sessions: self.engine.sessions().len() as u64,
+            sessions: self.engine.session_count() as u64,
             sinks,
             recovery: self.facts.recovery.clone(),
         }
@@ -238,7 +238,7 @@ impl Control for Arc<Stack> {
         operate::drop_session(&self.broker.operator(), client)
     }
 
-    fn subscriptions(&self, which: &Which) -> Page<SubscriptionRow> {
+    fn subscriptions(&self, which: &Which) -> Result<Page<SubscriptionRow>, ControlError> {
         operate::subscriptions(&self.engine, which)
     }
 

@@ -85,26 +85,25 @@ pub fn kick(operator: &Operator, client: &str) -> Result<Done, ControlError> {
 }
 
 fn session_row(engine: &Engine, row: EngineSession) -> SessionRow {
-    let EngineSession { session, behind_from } = row;
     SessionRow {
-        client: session.client.to_string(),
-        connected: session.connected,
-        username: session.username.to_string(),
-        expiry_s: session.expiry_s,
-        ends_at_us: session.ends_at_us,
-        subscriptions: session.subscriptions.len() as u64,
-        behind_records: behind_from.map(|from| engine.durable_end().0.saturating_sub(from.0)),
-        in_flight: session.outbound.len() as u64,
-        receiving: session.received.len() as u64,
-        will: session.will.map(|will| will.message.topic.to_string()),
+        client: row.client.to_string(),
+        connected: row.connected,
+        username: row.username.to_string(),
+        expiry_s: row.expiry_s,
+        ends_at_us: row.ends_at_us,
+        subscriptions: row.subscriptions as u64,
+        behind_records: row.behind_from.map(|from| engine.durable_end().0.saturating_sub(from.0)),
+        in_flight: row.outbound as u64,
+        receiving: row.received as u64,
+        will: row.will.map(|topic| topic.to_string()),
     }
 }
 
 /// Part of the sessions.
 pub fn sessions(engine: &Engine, which: &Which) -> Page<SessionRow> {
-    let rows = engine.sessions_after(&which.after, which.rows(), which.away);
-    let rows = rows.into_iter().map(|row| session_row(engine, row)).collect();
-    Page::of(rows, which.rows(), |row| row.client.clone())
+    let part = engine.sessions_after(&which.after, which.rows(), which.away);
+    let rows = part.rows.into_iter().map(|row| session_row(engine, row)).collect();
+    Page { rows, next: part.next.map(|client| client.to_string()) }
 }
 
 /// A session.
@@ -126,13 +125,23 @@ pub fn drop_session(operator: &Operator, client: &str) -> Result<Done, ControlEr
 }
 
 /// Part of the subscriptions.
-pub fn subscriptions(engine: &Engine, which: &Which) -> Page<SubscriptionRow> {
+///
+/// # Errors
+/// `topic` is no topic's name, or `after` is not what `next` said.
+pub fn subscriptions(engine: &Engine, which: &Which) -> Result<Page<SubscriptionRow>, ControlError> {
+    if let Some(topic) = &which.topic {
+        check_name(topic).map_err(|error| ControlError::Invalid(format!("topic `{topic}`: {error}")))?;
+    }
     let text = |text: &Option<String>| text.as_deref().map(ByteString::from);
     let of = SubscriptionsOf { client: text(&which.client), filter: text(&which.filter), topic: text(&which.topic) };
     // Neither a client id nor a filter has U+0000 in it.
-    let after = which.after.split_once('\0').unwrap_or_default();
-    let views = engine.subscriptions_after(&of, after, which.rows());
-    let rows = views.into_iter().map(|view| SubscriptionRow {
+    let after = match which.after.split_once('\0') {
+        Some(after) => after,
+        None if which.after.is_empty() => ("", ""),
+        None => return Err(ControlError::Invalid("`after` takes what `next` of the part before said".into())),
+    };
+    let part = engine.subscriptions_after(&of, after, which.rows());
+    let rows = part.rows.into_iter().map(|view| SubscriptionRow {
         client: view.client.to_string(),
         filter: view.filter.to_string(),
         qos: view.options.qos.as_u8(),
@@ -141,7 +150,7 @@ pub fn subscriptions(engine: &Engine, which: &Which) -> Page<SubscriptionRow> {
         identifier: view.options.identifier,
         connected: view.connected,
     });
-    Page::of(rows.collect(), which.rows(), |row| format!("{}\0{}", row.client, row.filter))
+    Ok(Page { rows: rows.collect(), next: part.next.map(|(client, filter)| format!("{client}\0{filter}")) })
 }
 
 fn retained_row(stored: &StoredMessage, with_payload: bool) -> RetainedRow {
@@ -154,6 +163,7 @@ fn retained_row(stored: &StoredMessage, with_payload: bool) -> RetainedRow {
         time_us: stored.time_us,
         lsn: stored.lsn.0,
         publisher: message.publisher.to_string(),
+        expires_at_us: message.properties.expiry_s.map(|s| stored.time_us.saturating_add(u64::from(s) * 1_000_000)),
         payload: text.filter(|_| with_payload).map(str::to_owned),
         payload_hex: (with_payload && text.is_none()).then(|| to_hex(&message.payload)),
     }
@@ -167,9 +177,9 @@ pub fn retained(engine: &Engine, which: &Which) -> Result<Page<RetainedRow>, Con
     if let Some(filter) = &which.filter {
         check_filter(filter).map_err(|error| ControlError::Invalid(format!("topic filter `{filter}`: {error}")))?;
     }
-    let stored = engine.retained_after(which.filter.as_deref(), &which.after, which.rows());
-    let rows = stored.iter().map(|stored| retained_row(stored, false)).collect();
-    Ok(Page::of(rows, which.rows(), |row| row.topic.clone()))
+    let part = engine.retained_after(which.filter.as_deref(), &which.after, which.rows());
+    let rows = part.rows.iter().map(|stored| retained_row(stored, false)).collect();
+    Ok(Page { rows, next: part.next.map(|topic| topic.to_string()) })
 }
 
 /// A retained message with its payload.

@@ -128,6 +128,17 @@ impl<V> Dense<V> {
         self.chunks.iter().flatten().map(|(name, value)| (name, value))
     }
 
+    /// How many parts [`Dense::part`] has.
+    pub(crate) fn parts(&self) -> usize {
+        self.chunks.len()
+    }
+
+    /// A part of it, at most 1,024 entries. Who goes through the parts from the last to the first meets every entry that is there all the
+    /// while, though others come and go between two parts: what is removed is replaced by the last one, which was met before.
+    pub(crate) fn part(&self, n: usize) -> impl Iterator<Item = (&Name, &V)> {
+        self.chunks.get(n).into_iter().flatten().map(|(name, value)| (name, value))
+    }
+
     pub(crate) fn keys(&self) -> impl Iterator<Item = &Name> {
         self.iter().map(|(name, _)| name)
     }
@@ -185,10 +196,29 @@ impl<'a, V> IntoIterator for &'a Dense<V> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::collections::{HashMap, HashSet};
 
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn from_the_last_part_to_the_first_everything_that_stays_is_met() {
+        let mut dense = Dense::<u32>::default();
+        for n in 0..9000 {
+            dense.insert(Name::from(&*n.to_string()), n);
+        }
+        let (mut met, mut part, mut goes) = (HashSet::new(), usize::MAX, (0..9000).step_by(3));
+        while part > 0 {
+            part = part.min(dense.parts());
+            part -= 1;
+            met.extend(dense.part(part).map(|(_, n)| *n));
+            // The last ones take the places of these, which are among the first.
+            for n in goes.by_ref().take(200) {
+                dense.remove(&n.to_string());
+            }
+        }
+        assert!((0..9000).filter(|n| n % 3 != 0).all(|n| met.contains(&n)));
+    }
 
     proptest! {
         #[test]
