@@ -85,8 +85,18 @@ fn sweep(shared: &Shared) -> Option<Lsn> {
             continue;
         }
         // The registry is asked and the record appended under one lock, so that a client who comes back is either seen or opens
-        // its session after this record.
-        match shared.registry.unless_online(&view.client, ends, || shared.engine.append(&events)) {
+        // its session after this record. One who has come and gone since the look has another connection's end to wait for.
+        let done = shared.registry.unless_online(&view.client, || {
+            if shared.engine.session(&view.client).is_none_or(|now| now.epoch != view.epoch) {
+                return None;
+            }
+            let appended = shared.engine.append(&events);
+            if ends && appended.is_ok() {
+                shared.registry.forget(&view.client);
+            }
+            Some(appended)
+        });
+        match done.flatten() {
             None => {}
             Some(Ok(appended)) => {
                 last = Some(appended.last);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytestring::ByteString;
-use forebay_engine::event::{Event, Origin, Published, SessionClosed};
+use forebay_engine::event::{Event, Origin, Properties, Published, SessionClosed, Will};
 use forebay_engine::log::{AppendError, Appended};
 use forebay_engine::topic::{TopicError, check_name};
 use forebay_engine::{Engine, Message, QoS};
@@ -45,6 +45,14 @@ pub enum OperatorError {
     /// The client comes back again and again.
     #[error("client `{0}` comes back faster than it can be ended; refuse it first (rules, users), or stop it")]
     ComesBack(ByteString),
+    /// The client's connection is ended, and its session goes on.
+    #[error("the connection of client `{client}` is ended, its session is not: {why}")]
+    HalfDone {
+        /// The client.
+        client: ByteString,
+        /// Why the session's end was not logged.
+        why: String,
+    },
     /// Nothing was appended.
     #[error("nothing was done: {0}")]
     Log(String),
@@ -54,6 +62,32 @@ pub enum OperatorError {
 #[derive(Clone)]
 pub struct Operator {
     shared: Arc<Shared>,
+}
+
+/// What became of a session that was to be ended.
+enum Closed {
+    NoSession,
+    /// With the will that was published.
+    Logged(Appended, Option<Arc<Will>>),
+    /// There will be room for these.
+    Full(Vec<Event>),
+    Refused(AppendError),
+}
+
+/// What a message takes as an MQTT 5 packet, bytes, and a few more: its lengths count as if they were the longest.
+fn packet_bytes(message: &Message) -> usize {
+    /// A header with its length, the topic's length, a packet id, and the length of the properties.
+    const FRAME: usize = 5 + 2 + 2 + 4;
+    let Properties { payload_format, expiry_s, content_type, response_topic, correlation_data, user } =
+        &message.properties;
+    let text = |text: &ByteString| 3 + text.len();
+    let properties = payload_format.map_or(0, |_| 2)
+        + expiry_s.map_or(0, |_| 5)
+        + content_type.as_ref().map_or(0, text)
+        + response_topic.as_ref().map_or(0, text)
+        + correlation_data.as_ref().map_or(0, |data| 3 + data.len())
+        + user.iter().map(|(name, value)| 5 + name.len() + value.len()).sum::<usize>();
+    FRAME + message.topic.len() + message.payload.len() + properties
 }
 
 impl Operator {
@@ -100,28 +134,43 @@ impl Operator {
             let mut kicked = false;
             loop {
                 kicked |= self.shared.registry.end(client, Command::Kick).await;
-                let Some(view) = self.engine().session(client) else {
-                    // It ended with its connection.
-                    return if kicked { Ok(()) } else { Err(OperatorError::NoSession(client.into())) };
-                };
-                let mut events: Vec<Event> = janitor::will_event(&view).into_iter().collect();
-                events.push(Event::SessionClosed(SessionClosed { client: view.client.clone(), epoch: view.epoch }));
                 // Who comes back is either seen or opens his session behind this record.
-                match self.shared.registry.unless_online(client, true, || self.engine().append(&events)) {
+                match self.shared.registry.unless_online(client, || self.close_session(client)) {
                     None => {}
-                    Some(Ok(appended)) => {
-                        if let Some(will) = &view.will {
+                    // It ended with its connection.
+                    Some(Closed::NoSession) if kicked => return Ok(()),
+                    Some(Closed::NoSession) => return Err(OperatorError::NoSession(client.into())),
+                    Some(Closed::Logged(appended, will)) => {
+                        if let Some(will) = will {
                             self.shared.fan_out_qos0(&will.message);
                         }
                         return self.applied(appended).await;
                     }
-                    Some(Err(AppendError::Full { .. })) => self.engine().wait_room(&events).await,
-                    Some(Err(error)) => return Err(OperatorError::Log(error.to_string())),
+                    Some(Closed::Full(events)) => self.engine().wait_room(&events).await,
+                    Some(Closed::Refused(error)) if kicked => {
+                        return Err(OperatorError::HalfDone { client: client.into(), why: error.to_string() });
+                    }
+                    Some(Closed::Refused(error)) => return Err(OperatorError::Log(error.to_string())),
                 }
             }
         };
         let ended = tokio::time::timeout(PATIENCE, work).await;
         ended.unwrap_or_else(|_| Err(OperatorError::ComesBack(client.into())))
+    }
+
+    /// Logs the end of a client's session, with the will that waits. The client is not online and does not come back meanwhile.
+    fn close_session(&self, client: &str) -> Closed {
+        let Some(view) = self.engine().session(client) else { return Closed::NoSession };
+        let mut events: Vec<Event> = janitor::will_event(&view).into_iter().collect();
+        events.push(Event::SessionClosed(SessionClosed { client: view.client.clone(), epoch: view.epoch }));
+        match self.engine().append(&events) {
+            Ok(appended) => {
+                self.shared.registry.forget(client);
+                Closed::Logged(appended, view.will)
+            }
+            Err(AppendError::Full { .. }) => Closed::Full(events),
+            Err(error) => Closed::Refused(error),
+        }
     }
 
     /// Publishes as a client would: rules fire, it is retained where it says so, subscribers get it. `publisher`, `username`, `peer`
@@ -134,8 +183,7 @@ impl Operator {
         let topic = message.topic.clone();
         check_name(&topic).map_err(|source| OperatorError::Topic { topic: topic.clone(), source })?;
         let max = self.shared.options.max_packet_bytes;
-        // A header, the topic's length and a packet id.
-        if message.payload.len() + topic.len() + 16 > max {
+        if packet_bytes(&message) > max {
             return Err(OperatorError::TooLarge { max });
         }
         let message =

@@ -156,17 +156,15 @@ impl Registry {
         }
     }
 
-    /// Does something unless the client is connected or connecting; nobody can take its seat meanwhile. With `forget`, what its
-    /// session had in flight is dropped.
-    pub(crate) fn unless_online<T>(&self, client: &str, forget: bool, work: impl FnOnce() -> T) -> Option<T> {
+    /// Does something unless the client is connected or connecting; nobody can take its seat meanwhile.
+    pub(crate) fn unless_online<T>(&self, client: &str, work: impl FnOnce() -> T) -> Option<T> {
         let online = self.online.lock();
-        if online.contains_key(client) {
-            return None;
-        }
-        if forget {
-            self.parked.lock().remove(client);
-        }
-        Some(work())
+        (!online.contains_key(client)).then(work)
+    }
+
+    /// Drops what a session had in flight; for the work of [`Registry::unless_online`], once the session's end is in the log.
+    pub(crate) fn forget(&self, client: &str) {
+        self.parked.lock().remove(client);
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_broker_adapter::client::{Client, ClientError, ConnectOptions};
-use forebay_broker_adapter::codec::{Connect, ConnectProperties, Packet, Publish, Version};
-use forebay_broker_adapter::{Broker, BrokerOptions, ListenerOptions, NoStore};
+use forebay_broker_adapter::codec::{Connect, ConnectProperties, ConnectWill, Packet, Publish, Version};
+use forebay_broker_adapter::{Broker, BrokerOptions, ListenerOptions, NoStore, OperatorError};
 use forebay_engine::event::{Event, Published, SinkPosition};
 use forebay_engine::log::AppendError;
 use forebay_engine::{Engine, EngineOptions, Lsn, Message, QoS};
@@ -135,5 +135,53 @@ async fn a_3_1_1_publisher_waits_and_one_that_leaves_gives_its_place_back() {
     server.engine.applied(Lsn(server.engine.durable_end().0 - 1)).await.unwrap();
     let session = server.engine.session("leaving").unwrap();
     assert_eq!(session.received, [1], "the message is in the log now");
+    server.broker.shutdown(PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_can_t_be_dropped_for_its_will_keeps_what_it_has_in_flight() {
+    let server = full().await;
+    let connect = |will: Option<ConnectWill>| {
+        Packet::Connect(Box::new(Connect {
+            version: Version::V311,
+            client_id: "c".into(),
+            clean_start: false,
+            keep_alive_s: 0,
+            will,
+            username: None,
+            password: None,
+            properties: ConnectProperties::default(),
+        }))
+    };
+    let will = ConnectWill { topic: "w".into(), payload: "gone".into(), retain: true, ..ConnectWill::default() };
+    let mut raw = Raw::open(server.address, Version::V311).await;
+    raw.send(&[connect(Some(will))]).await;
+    assert!(matches!(raw.receive().await, Some(Packet::ConnAck(_))));
+    raw.subscribe("t", QoS::AtLeastOnce).await;
+    let mut publisher = server.connect(options("p", true)).await;
+    publish(&mut publisher, "t", "x", QoS::AtLeastOnce, false).await;
+    let sent = raw.publish_received().await;
+    fill(&server.engine).await;
+
+    let operator = server.broker.operator();
+    match operator.drop_session("c").await {
+        Err(error @ OperatorError::HalfDone { .. }) => {
+            assert!(error.to_string().contains("its session is not"), "{error}")
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(raw.receive().await, None);
+    let view = server.engine.session("c").unwrap();
+    assert!(view.will.is_some() && view.subscriptions.len() == 1 && server.engine.retained("w").is_none());
+    let mut back = Raw::open(server.address, Version::V311).await;
+    back.send(&[connect(None)]).await;
+    assert!(matches!(back.receive().await, Some(Packet::ConnAck(ack)) if ack.session_present));
+    let again = back.publish_received().await;
+    assert_eq!((again.dup, again.packet_id, again.payload), (true, sent.packet_id, sent.payload));
+    // Its client has come back without a will: the end of a session alone needs no room.
+    operator.drop_session("c").await.unwrap();
+    assert!(server.engine.session("c").is_none());
+    assert!(matches!(operator.drop_session("c").await, Err(OperatorError::NoSession(_))));
+    make_room(&server.engine).await;
     server.broker.shutdown(PATIENCE).await;
 }

@@ -27,7 +27,9 @@ impl From<OperatorError> for ControlError {
                 ControlError::Unknown(text)
             }
             OperatorError::Topic { .. } | OperatorError::TooLarge { .. } => ControlError::Invalid(text),
-            OperatorError::ComesBack(_) | OperatorError::Log(_) => ControlError::Failed(text),
+            OperatorError::ComesBack(_) | OperatorError::HalfDone { .. } | OperatorError::Log(_) => {
+                ControlError::Failed(text)
+            }
         }
     }
 }
