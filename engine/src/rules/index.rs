@@ -100,6 +100,11 @@ impl RuleIndex {
         self.latest.any_match(topic)
     }
 
+    /// Filters of the topics whose messages are kept for others than sessions, also those that were published with QoS 0.
+    pub(crate) fn kept_filters(&self) -> impl Iterator<Item = &str> {
+        self.queue_filters.iter().chain(&self.latest_filters).map(String::as_str)
+    }
+
     /// True when a rule wants this publish in the log, whoever subscribes.
     pub(crate) fn wants_publish(&self, message: &Message) -> bool {
         let mut wanted = false;

@@ -1,17 +1,18 @@
 //! What a range costs its cursors when its segments go: gaps of read positions, and sessions whose backlog is beyond its bounds.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytestring::ByteString;
 
 use super::owed::{Owed, Sleeper};
-use super::scan::Match;
+use super::scan::{Match, message_of};
 use crate::engine::Bounds;
-use crate::event::{DropOwner, DropReason, DroppedRange};
+use crate::event::{DropOwner, DropReason, DroppedRange, QoS};
 use crate::ids::Lsn;
-use crate::log::Residue;
+use crate::log::{Record, Residue};
+use crate::rules::RuleIndex;
 
 /// What is dropped, by the policy that says so.
 pub(super) type Drops = BTreeMap<DropReason, Vec<DroppedRange>>;
@@ -36,8 +37,42 @@ fn owner(sleeper: &Sleeper) -> DropOwner {
 /// Numbers and bytes of what a filter matches, in the residue and in the range that is carried, in order.
 type Backlog = Arc<[(Lsn, u64)]>;
 
+/// What the residue holds that was published with QoS 0: queues and keep-latest subscriptions are owed it, sessions are not.
+pub(super) struct Quiet<'a> {
+    residue: &'a Residue,
+    /// The log's first record; the residue is what lies before it.
+    first: Lsn,
+    rules: &'a RuleIndex,
+    /// Carried records of topics that can hold such messages, once somebody asked.
+    candidates: Option<HashSet<Lsn>>,
+    known: HashMap<Lsn, bool>,
+}
+
+impl<'a> Quiet<'a> {
+    pub(super) fn new(residue: &'a Residue, first: Lsn, rules: &'a RuleIndex) -> Quiet<'a> {
+        Quiet { residue, first, rules, candidates: None, known: HashMap::new() }
+    }
+
+    /// Reads a record of such a topic, each once. One that does not read counts as owed.
+    fn is_quiet(&mut self, lsn: Lsn) -> bool {
+        let Quiet { residue, first, rules, .. } = *self;
+        let all =
+            || rules.kept_filters().flat_map(|filter| sizes(residue, filter, first)).map(|(lsn, _)| lsn).collect();
+        if !self.candidates.get_or_insert_with(all).contains(&lsn) {
+            return false;
+        }
+        let read = || matches!(residue.read(lsn), Ok(Some(record)) if is_unacknowledged(&record));
+        *self.known.entry(lsn).or_insert_with(read)
+    }
+}
+
+fn is_unacknowledged(record: &Record) -> bool {
+    message_of(record).is_some_and(|message| message.qos == QoS::AtMostOnce)
+}
+
 /// Moves cursors of sessions whose backlog would be larger than allowed to the oldest message that may stay.
-pub(super) fn bound_sessions(owed: &mut Owed, residue: &Residue, first: Lsn, bounds: &Bounds, drops: &mut Drops) {
+pub(super) fn bound_sessions(owed: &mut Owed, mut quiet: Quiet<'_>, bounds: &Bounds, drops: &mut Drops) {
+    let (residue, first) = (quiet.residue, quiet.first);
     if bounds.session_messages_max == 0 && bounds.session_bytes_max == 0 {
         return;
     }
@@ -58,6 +93,11 @@ pub(super) fn bound_sessions(owed: &mut Owed, residue: &Residue, first: Lsn, bou
             all.sort_unstable();
             all.dedup_by_key(|(lsn, _)| *lsn);
         }
+        // Most are within their bounds whatever the residue holds.
+        if cut(&all, bounds).is_none() {
+            continue;
+        }
+        all.retain(|(lsn, _)| *lsn >= first || !quiet.is_quiet(*lsn));
         let Some((keep_from, reason)) = cut(&all, bounds) else { continue };
         for n in sleepers {
             let Some(sleeper) = owed.sleepers.get_mut(*n).filter(|s| s.next < keep_from) else { continue };
@@ -65,9 +105,9 @@ pub(super) fn bound_sessions(owed: &mut Owed, residue: &Residue, first: Lsn, bou
             let backlog = backlogs.get(&sleeper.filter).map(|b| &**b).unwrap_or_default();
             let matches = &sleeper.matches;
             // Of what lies in this range it is known who published it and what was acknowledged; the residue holds what was owed.
-            let is_owed = |lsn: Lsn| match matches.binary_search_by_key(&lsn, |m| m.lsn) {
+            let mut is_owed = |lsn: Lsn| match matches.binary_search_by_key(&lsn, |m| m.lsn) {
                 Ok(n) => matches.get(n).is_some_and(|m| sleeper.wants(m)),
-                Err(_) => true,
+                Err(_) => !quiet.is_quiet(lsn),
             };
             let count = backlog.iter().filter(lost).filter(|(lsn, _)| is_owed(*lsn)).count() as u64;
             let range = DroppedRange { owner: owner(sleeper), from: sleeper.next, to: keep_from, count };
@@ -78,12 +118,16 @@ pub(super) fn bound_sessions(owed: &mut Owed, residue: &Residue, first: Lsn, bou
 }
 
 fn backlog(sleeper: &Sleeper, residue: &Residue, first: Lsn) -> Backlog {
-    let carried = residue.sizes(&sleeper.filter, &(Lsn::NONE..first)).unwrap_or_else(|error| {
-        tracing::error!(%error, filter = %sleeper.filter, "a residue file can't be read; what it holds is not counted against the bounds of sessions");
-        Vec::new()
-    });
-    let new = sleeper.matches.iter().filter(|m| m.lsn >= first && m.qos > crate::event::QoS::AtMostOnce);
+    let carried = sizes(residue, &sleeper.filter, first);
+    let new = sleeper.matches.iter().filter(|m| m.lsn >= first && m.qos > QoS::AtMostOnce);
     carried.into_iter().chain(new.map(|m: &Match| (m.lsn, u64::from(m.bytes)))).collect()
+}
+
+fn sizes(residue: &Residue, filter: &str, first: Lsn) -> Vec<(Lsn, u64)> {
+    residue.sizes(filter, &(Lsn::NONE..first)).unwrap_or_else(|error| {
+        tracing::error!(%error, filter, "a residue file can't be read; what it holds is not counted against the bounds of sessions");
+        Vec::new()
+    })
 }
 
 /// The first message that may stay, where not all may, and which bound says so.

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use self::bounds::{Drops, bound_sessions, gaps_of_rules};
+use self::bounds::{Drops, Quiet, bound_sessions, gaps_of_rules};
 use self::owed::Owed;
 use self::scan::{Scan, each_in_log};
 use super::Bounds;
@@ -88,7 +88,7 @@ impl Carrier {
         let mut owed = Owed::of(&self.state, &self.hub, range, &mut scan);
         let mut drops = Drops::new();
         gaps_of_rules(&owed, range, &mut drops);
-        bound_sessions(&mut owed, residue, range.start, &self.bounds, &mut drops);
+        bound_sessions(&mut owed, Quiet::new(residue, range.start, &self.hub.rules), &self.bounds, &mut drops);
         self.cap_idle(&owed, &mut drops);
         self.name_unreadable(&scan.unreadable, &mut drops);
         self.write(range, &owed.numbers())?;

@@ -121,7 +121,7 @@ impl Scan {
 }
 
 /// The message of a publish record.
-fn message_of(record: &Record) -> Option<Message> {
+pub(super) fn message_of(record: &Record) -> Option<Message> {
     if record.kind != KIND_PUBLISHED {
         return None;
     }
