@@ -70,7 +70,8 @@ impl World {
             Op::Rest => {
                 self.rest()?;
                 self.check_bounds()?;
-                self.check_state()
+                self.check_state()?;
+                if dice.chance(30) { self.check_served() } else { Ok(()) }
             }
             Op::PowerOff { after } => {
                 self.disk.power_off_after(*after);
@@ -140,11 +141,11 @@ impl World {
     /// A client settles some of what it holds, `which` and the following.
     ///
     /// # Errors
-    /// None so far.
+    /// There is no engine.
     pub fn settle(&mut self, client: usize, which: u64, count: usize) -> Result<(), Trouble> {
         let id = name(client);
         let Some(connection) = self.clients.get_mut(client).and_then(|c| c.connection.as_mut()) else { return Ok(()) };
-        let mut settled = Vec::new();
+        let (mut settled, mut shared) = (Vec::new(), Vec::new());
         for _ in 0..count {
             let left = connection.held.len() as u64;
             if left == 0 {
@@ -153,11 +154,20 @@ impl World {
             let held = connection.held.swap_remove((which % left) as usize);
             let outcome =
                 if held.delivery.qos == QoS::AtMostOnce { AckOutcome::Sent } else { AckOutcome::Acknowledged };
+            if let Some(share) = held.delivery.share {
+                shared.push((held.delivery.lsn, share, held.packet_id, outcome));
+                continue;
+            }
             self.model.settled.entry(id.clone()).or_default().insert(held.delivery.lsn);
             settled.push((held.delivery.lsn, held.packet_id, outcome));
         }
-        connection.mailbox.settle(&settled);
-        self.say(|| format!("  {id} settles {:?}", settled.iter().map(|(lsn, id, _)| (*lsn, *id)).collect::<Vec<_>>()));
-        Ok(())
+        self.say(|| {
+            let own: Vec<_> = settled.iter().map(|(lsn, id, _)| (*lsn, *id)).collect();
+            format!(
+                "  {id} settles {own:?} {:?}",
+                shared.iter().map(|(lsn, of, id, _)| (*lsn, of, *id)).collect::<Vec<_>>()
+            )
+        });
+        self.tell(client, &settled, &shared)
     }
 }

@@ -7,6 +7,7 @@ use forebay_engine::log::{ReadError, Record};
 use forebay_engine::{Engine, Lsn, OpenError};
 
 use crate::dice::Dice;
+use crate::model::OnItsWay;
 use crate::world::{Trouble, World, broken, name};
 
 impl World {
@@ -51,6 +52,9 @@ impl World {
                     Event::Published(e) if e.message.origin == Origin::Will => self.note("will"),
                     Event::SessionClosed(_) => self.note("session over"),
                     _ => {}
+                }
+                for rare in std::mem::take(&mut self.model.notes) {
+                    self.note(rare);
                 }
             }
         }
@@ -153,6 +157,7 @@ impl World {
             return broken(format!("what was lost is {gaps:?}, not {:?}", self.model.gaps));
         }
         self.check_sessions()?;
+        self.check_groups()?;
         for (client, filter, cursor) in engine.cursors() {
             let Some(claim) = self.model.claims.get(&(client.clone(), filter.clone())) else {
                 return broken(format!("{client} has a cursor for {filter} without a subscription"));
@@ -184,7 +189,9 @@ impl World {
                     return broken(format!("{client} has {there} session"));
                 }
             };
-            let outbound: Vec<_> = view.outbound.iter().map(|o| (o.packet_id, (o.lsn, o.received))).collect();
+            let outbound = view.outbound.iter().map(|out| {
+                (out.packet_id, OnItsWay { lsn: out.lsn, received: out.received, share: out.share.clone() })
+            });
             let same = view.epoch == expected.epoch
                 && view.connected == expected.connected
                 && view.expiry_s == expected.expiry_s
@@ -193,7 +200,7 @@ impl World {
                 && view.will_due_us == expected.will_due_us
                 && view.subscriptions == expected.subscriptions
                 && view.received.iter().eq(&expected.received)
-                && outbound.iter().copied().eq(expected.outbound.iter().map(|(id, out)| (*id, *out)));
+                && outbound.eq(expected.outbound.iter().map(|(id, out)| (*id, out.clone())));
             if !same {
                 return broken(format!("{client}'s session is {view:?}, not {expected:?}"));
             }
@@ -271,13 +278,15 @@ impl World {
         Ok(())
     }
 
-    /// Queues are within their bounds when nothing is left to be done.
+    /// Queues and groups are within their bounds when nothing is left to be done.
     ///
     /// # Errors
     /// One is not.
     pub fn check_bounds(&self) -> Result<(), Trouble> {
         match self.model.queue_beyond_bounds() {
-            Some((topic, owed)) if !self.is_short() => broken(format!("the queue {topic} owes {owed} messages")),
+            Some((topic, owed)) if !self.is_short() => {
+                broken(format!("{topic} owes {owed} messages, beyond the bounds"))
+            }
             _ => Ok(()),
         }
     }
@@ -289,7 +298,7 @@ impl World {
     pub fn check_holder(&self, client: usize, lsn: Lsn) -> Result<(), Trouble> {
         for (other, state) in self.clients.iter().enumerate().filter(|(other, _)| *other != client) {
             let mut held = state.connection.iter().flat_map(|connection| &connection.held);
-            if held.any(|held| held.delivery.lsn == lsn && held.leased) {
+            if held.any(|held| held.is_own(lsn) && held.leased) {
                 return broken(format!("queue message {lsn} is given to c{client} while c{other} holds it"));
             }
         }

@@ -7,7 +7,7 @@ use forebay_engine::clock::Clock;
 use forebay_engine::delivery::{AttachOptions, Delivery};
 use forebay_engine::event::{
     ClientDisconnected, CursorAt, DisconnectReason, Event, Origin, Published, Received, Sent, SessionClosed,
-    SessionOpened, Will,
+    SessionOpened, SharedSent, Will,
 };
 use forebay_engine::log::ReadError;
 use forebay_engine::{Lsn, Message, QoS};
@@ -49,16 +49,19 @@ impl World {
             return Ok(());
         }
 
-        let outbound: BTreeMap<Lsn, u16> = match self.model.sessions.get(&id) {
-            Some(session) if resumed => session.outbound.iter().map(|(id, (lsn, _))| (*lsn, *id)).collect(),
+        let outbound: BTreeMap<(Lsn, Option<ByteString>), u16> = match self.model.sessions.get(&id) {
+            Some(session) if resumed => {
+                session.outbound.iter().map(|(id, out)| ((out.lsn, out.share.clone()), *id)).collect()
+            }
             _ => BTreeMap::new(),
         };
         let parked = self.clients.get_mut(client).map(|c| std::mem::take(&mut c.parked)).unwrap_or_default();
         let mut held: Vec<Held> = Vec::new();
-        for (lsn, packet_id) in &outbound {
-            let delivery = match parked.iter().find(|held| held.delivery.lsn == *lsn) {
+        for ((lsn, share), packet_id) in &outbound {
+            let is_it = |held: &&Held| held.delivery.lsn == *lsn && held.delivery.share == *share;
+            let delivery = match parked.iter().find(is_it) {
                 Some(held) => held.delivery.clone(),
-                None => match self.sent_before(&id, *lsn)? {
+                None => match self.sent_before(&id, *lsn, share.as_ref())? {
                     Some(delivery) => delivery,
                     None => continue,
                 },
@@ -67,13 +70,30 @@ impl World {
         }
         let in_memory = parked.into_iter().filter(|held| held.packet_id.is_none());
         held.extend(in_memory.filter(|h| resumed && remembers && h.delivery.qos == QoS::AtLeastOnce));
-        let in_flight: Vec<Lsn> = held.iter().map(|held| held.delivery.lsn).collect();
-        self.say(|| format!("  {id} resumed {resumed} expiry {expiry_s} in flight {in_flight:?}"));
+        let (mut in_flight, mut shared) = (Vec::new(), Vec::new());
+        for Held { delivery, .. } in &held {
+            match &delivery.share {
+                None => in_flight.push(delivery.lsn),
+                Some(share) => shared.push((delivery.lsn, share.clone())),
+            }
+        }
+        self.say(|| format!("  {id} resumed {resumed} expiry {expiry_s} in flight {in_flight:?} {shared:?}"));
         let window = self.plan.settings.window;
-        let mailbox = engine.attach(&AttachOptions { client: id.clone(), epoch, window, in_flight });
-        held.retain(|held| !mailbox.revoked().contains(&held.delivery.lsn));
+        let mailbox = engine.attach_shared(&AttachOptions { client: id.clone(), epoch, window, in_flight }, &shared);
+        let is_revoked = |held: &Held| match &held.delivery.share {
+            None => mailbox.revoked().contains(&held.delivery.lsn),
+            Some(share) => mailbox.revoked_shared().contains(&(held.delivery.lsn, share.clone())),
+        };
+        if let Some(held) = held.iter().find(|h| h.delivery.share.is_some() && h.packet_id.is_some() && is_revoked(h)) {
+            return broken(format!("{} was sent to {id} with QoS 2 and is taken from it", held.delivery.lsn));
+        }
+        held.retain(|held| !is_revoked(held));
+        if !mailbox.revoked_shared().is_empty() {
+            self.note("revoked by a group");
+        }
         let now = self.model.applied;
-        let given: BTreeMap<Lsn, Lsn> = held.iter().map(|held| (held.delivery.lsn, now)).collect();
+        let own = held.iter().filter(|held| held.delivery.share.is_none());
+        let given: BTreeMap<Lsn, Lsn> = own.map(|held| (held.delivery.lsn, now)).collect();
         let connection = Connection {
             mailbox,
             epoch,
@@ -81,6 +101,7 @@ impl World {
             given,
             retained_due: BTreeMap::new(),
             last_of_topic: BTreeMap::new(),
+            untold: BTreeSet::new(),
             ordered: true,
         };
         if let Some(client) = self.clients.get_mut(client) {
@@ -91,16 +112,21 @@ impl World {
 
     /// A message that is on its way with QoS 2 since before a restart, as the broker loads it. `None` where nobody has it any more: a
     /// policy took it from this client, by a record, before it was known to be in flight; or it was a retained copy whose record had left the
-    /// log before it was sent, and another message is retained since.
-    fn sent_before(&self, client: &ByteString, lsn: Lsn) -> Result<Option<Delivery>, Trouble> {
+    /// log before it was sent, and another message is retained since. Or its group did not owe it any more when it was sent.
+    fn sent_before(
+        &self,
+        client: &ByteString,
+        lsn: Lsn,
+        share: Option<&ByteString>,
+    ) -> Result<Option<Delivery>, Trouble> {
+        let may_be_gone = match share {
+            None => self.model.was_retained(lsn) || self.model.lost.contains(&(client.clone(), lsn)),
+            Some(share) => self.model.sent_late.contains(&(client.clone(), (share.clone(), lsn))),
+        };
         let stored = match self.engine()?.message(lsn) {
             Ok(Some(stored)) => stored,
             Ok(None) => return broken(format!("message {lsn} is in flight and not in the log")),
-            Err(ReadError::Trimmed { .. })
-                if self.model.was_retained(lsn) || self.model.lost.contains(&(client.clone(), lsn)) =>
-            {
-                return Ok(None);
-            }
+            Err(ReadError::Trimmed { .. }) if may_be_gone => return Ok(None),
             Err(ReadError::Io { source, .. }) if self.expected => return Err(Trouble::Down(source.to_string())),
             Err(error) => return broken(format!("message {lsn} is in flight: {error}")),
         };
@@ -111,7 +137,7 @@ impl World {
             qos: QoS::ExactlyOnce,
             retain: false,
             identifiers: vec![],
-            share: None,
+            share: share.cloned(),
         }))
     }
 
@@ -233,18 +259,23 @@ impl World {
                 let free = (1..u16::MAX).find(|id| !used.contains(id) && !pending.contains(id));
                 let Some(packet_id) = free else { return Ok(()) };
                 held.packet_id = Some(packet_id);
-                Event::Sent(Sent { client: id, packet_id, lsn: held.delivery.lsn })
+                let lsn = held.delivery.lsn;
+                match held.delivery.share.clone() {
+                    None => Event::Sent(Sent { client: id, packet_id, lsn }),
+                    Some(share) => Event::SharedSent(SharedSent { client: id, packet_id, lsn, share }),
+                }
             }
         };
         // Its PUBLISH, or its PUBREL, waits until this is durable.
         let sent = match &event {
-            Event::Sent(sent) => Some(sent.lsn),
+            Event::Sent(sent) => Some(sent.packet_id),
+            Event::SharedSent(sent) => Some(sent.packet_id),
             _ => None,
         };
         if self.append_applied(&[event], dice)?.is_none()
             && let Some(connection) = self.clients.get_mut(client).and_then(|c| c.connection.as_mut())
         {
-            let unsent = connection.held.iter_mut().filter(|held| Some(held.delivery.lsn) == sent);
+            let unsent = connection.held.iter_mut().filter(|held| sent.is_some() && held.packet_id == sent);
             unsent.for_each(|held| held.packet_id = None);
         }
         Ok(())

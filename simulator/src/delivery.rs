@@ -38,7 +38,7 @@ impl World {
             connected(&mut self.clients, &id, &mut |connection| {
                 for stored in &retained {
                     // One that the client has and has not settled does not come again.
-                    if !connection.held.iter().any(|held| held.delivery.lsn == *stored) {
+                    if !connection.held.iter().any(|held| held.is_own(*stored)) {
                         connection.given.remove(stored);
                         connection.retained_due.entry(*stored).or_default().insert(filter.clone());
                     }
@@ -82,11 +82,12 @@ impl World {
         for delivery in &out {
             self.say(|| {
                 let retain = if delivery.retain { " retained" } else { "" };
-                format!("  c{client} takes {} {} {:?}{retain}", delivery.lsn, delivery.message.topic, delivery.qos)
+                let of = delivery.share.as_ref().map(|share| format!(" of {share}")).unwrap_or_default();
+                format!("  c{client} takes {} {} {:?}{retain}{of}", delivery.lsn, delivery.message.topic, delivery.qos)
             });
             self.check_delivery(client, delivery)?;
         }
-        self.pass_expired(client, &out);
+        self.pass_expired(client, &out)?;
         Ok(out.len())
     }
 
@@ -99,11 +100,14 @@ impl World {
             return broken(format!("{id} is given another message than record {lsn} holds"));
         }
         let topic = message.topic.clone();
+        if let Some(share) = &delivery.share {
+            return self.check_shared(client, delivery, share);
+        }
         let reasons: Vec<Kind> = self.model.reasons(&id, lsn).map(|filter| Kind::of(filter)).collect();
         let (now, before) = (self.model.applied, self.connection(client).and_then(|c| c.given.get(&lsn)).copied());
         let again = before.is_some_and(|at| !self.model.may_come_again(&id, lsn, at));
         let Some(connection) = self.clients.get_mut(client).and_then(|c| c.connection.as_mut()) else { return Ok(()) };
-        if connection.held.iter().any(|held| held.delivery.lsn == lsn) {
+        if connection.held.iter().any(|held| held.is_own(lsn)) {
             return broken(format!("{id} is given {lsn} while it holds it"));
         }
         let retained = connection.retained_due.remove(&lsn).is_some();
@@ -136,20 +140,29 @@ impl World {
     }
 
     /// What has expired is not sent.
-    fn pass_expired(&mut self, client: usize, taken: &[Delivery]) {
+    fn pass_expired(&mut self, client: usize, taken: &[Delivery]) -> Result<(), Trouble> {
         let now_us = Clock::now_us(&*self.clock);
         let expired = taken.iter().filter(|delivery| delivery.message.expired(delivery.time_us, now_us));
-        let expired: Vec<_> = expired.map(|delivery| (delivery.lsn, None, AckOutcome::Expired)).collect();
-        if expired.is_empty() {
-            return;
+        let (mut own, mut shared) = (Vec::new(), Vec::new());
+        for delivery in expired {
+            match &delivery.share {
+                None => own.push((delivery.lsn, None, AckOutcome::Expired)),
+                Some(share) => shared.push((delivery.lsn, share.clone(), None, AckOutcome::Expired)),
+            }
         }
-        self.say(|| format!("  expired: {expired:?}"));
+        if own.is_empty() && shared.is_empty() {
+            return Ok(());
+        }
+        self.say(|| format!("  expired: {own:?} {shared:?}"));
         self.note("expired");
         let settled = self.model.settled.entry(name(client)).or_default();
-        settled.extend(expired.iter().map(|(lsn, ..)| *lsn));
+        settled.extend(own.iter().map(|(lsn, ..)| *lsn));
         if let Some(connection) = self.clients.get_mut(client).and_then(|c| c.connection.as_mut()) {
-            connection.held.retain(|held| !expired.iter().any(|(lsn, ..)| *lsn == held.delivery.lsn));
-            connection.mailbox.settle(&expired);
+            connection.held.retain(|held| match &held.delivery.share {
+                None => !own.iter().any(|(lsn, ..)| *lsn == held.delivery.lsn),
+                Some(share) => !shared.iter().any(|(lsn, of, ..)| *lsn == held.delivery.lsn && of == share),
+            });
         }
+        self.tell(client, &own, &shared)
     }
 }

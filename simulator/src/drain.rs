@@ -67,8 +67,9 @@ impl World {
         for _ in 0..10_000 {
             self.rest()?;
             // Acknowledgements that found no room go with the next ones.
-            let connections = self.clients.iter_mut().filter_map(|client| client.connection.as_mut());
-            connections.for_each(|connection| connection.mailbox.settle(&[]));
+            for client in 0..self.clients.len() {
+                self.tell(client, &[], &[])?;
+            }
             let mut taken = 0;
             for client in 0..self.clients.len() {
                 taken += self.take(client, 5)?;
@@ -126,6 +127,7 @@ impl World {
         if queued > 0 {
             return broken(format!("queues owe {queued} messages and there is somebody to take them"));
         }
+        self.check_groups_drained()?;
         self.check_state()
     }
 }

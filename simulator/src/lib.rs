@@ -19,4 +19,5 @@ pub mod fault;
 pub mod model;
 pub mod plan;
 pub mod runner;
+mod shared;
 pub mod world;

@@ -2,92 +2,20 @@
 //! and what each client was given and settled.
 
 mod drops;
+mod groups;
+mod parts;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytestring::ByteString;
 use forebay_engine::engine::WhenFull;
 use forebay_engine::event::{
-    ClientDisconnected, DropOwner, Event, Origin, Published, QoS, SessionOpened, Subscribed, SubscriptionOptions, Will,
+    ClientDisconnected, DropOwner, Event, Origin, Published, QoS, SessionOpened, Subscribed, SubscriptionOptions,
 };
 use forebay_engine::{Bounds, Lsn, Message, topic};
 
-/// What governs a filter or a topic, by the rules that all schedules use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Ordinary MQTT.
-    Plain,
-    /// One-to-one.
-    Queue,
-    /// A read position over all stored messages.
-    Pubsub,
-    /// A read position over the newest message of each topic.
-    Latest,
-}
-
-impl Kind {
-    /// Of a filter or topic.
-    #[must_use]
-    pub fn of(name: &str) -> Kind {
-        match name.split('/').next() {
-            Some("queue") => Kind::Queue,
-            Some("pubsub") => Kind::Pubsub,
-            Some("latest") => Kind::Latest,
-            _ => Kind::Plain,
-        }
-    }
-
-    /// True for a read position that outlives its session.
-    #[must_use]
-    pub fn is_rule(self) -> bool {
-        matches!(self, Kind::Pubsub | Kind::Latest)
-    }
-}
-
-/// A record that the simulator appended.
-#[derive(Clone, Debug)]
-pub struct Known {
-    /// Its time.
-    pub time_us: u64,
-    /// What it says.
-    pub event: Event,
-}
-
-/// A session, as the log says.
-#[derive(Clone, Debug, Default)]
-pub struct Session {
-    /// Its newest connection.
-    pub epoch: u64,
-    /// That connection is open.
-    pub connected: bool,
-    /// It outlives its connections by so many seconds.
-    pub expiry_s: u32,
-    /// When it ends, while nobody is connected.
-    pub ends_at_us: Option<u64>,
-    /// The will that is neither published nor cancelled.
-    pub will: Option<Will>,
-    /// When that is due, while nobody is connected.
-    pub will_due_us: Option<u64>,
-    /// Its subscriptions.
-    pub subscriptions: BTreeMap<ByteString, SubscriptionOptions>,
-    /// QoS 2 on its way to it: packet id to record, and whether its PUBREC came.
-    pub outbound: BTreeMap<u16, (Lsn, bool)>,
-    /// QoS 2 packet ids from it, not released.
-    pub received: BTreeSet<u16>,
-}
-
-/// A subscription's claim, from the record that made it until what wipes its position.
-#[derive(Clone, Debug)]
-pub struct Claim {
-    /// The record that made it.
-    pub made: Lsn,
-    /// Messages from here on are for it.
-    pub since: Lsn,
-    /// What the log says is done for it.
-    pub done: BTreeSet<Lsn>,
-    /// It asked for its own messages to be left out at some time.
-    pub no_local: bool,
-}
+pub use groups::{Group, Shared};
+pub use parts::{Claim, Kind, Known, OnItsWay, Session};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -124,6 +52,14 @@ pub struct Model {
     pub passed: Lsn,
     /// Messages that bounds took from queues. One that was on its way to a client may still come to it.
     pub let_go: BTreeSet<Lsn>,
+    /// The groups of shared subscriptions, by these.
+    pub groups: BTreeMap<ByteString, Group>,
+    /// What each client settled of what groups gave it, ever.
+    pub settled_shared: BTreeSet<(ByteString, Shared)>,
+    /// As `let_go`, from groups.
+    pub let_go_shared: BTreeSet<Shared>,
+    /// Entered as sent to a client when its group did not owe it any more.
+    pub sent_late: BTreeSet<(ByteString, Shared)>,
     /// How many messages named policies have taken from each owner.
     pub gaps: BTreeMap<DropOwner, u64>,
     /// How much queues and sessions may be owed.
@@ -136,6 +72,8 @@ pub struct Model {
     pub subscribed: Vec<(ByteString, ByteString, SubscriptionOptions, bool, Lsn)>,
     /// Subscriptions removed since the world looked last.
     pub unsubscribed: Vec<(ByteString, ByteString)>,
+    /// What is rare and has happened since the world looked last.
+    pub notes: Vec<&'static str>,
 }
 
 impl Model {
@@ -180,12 +118,16 @@ impl Model {
                 self.unclaim(&e.client, &e.filter);
                 let session = self.sessions.get_mut(&e.client);
                 if session.is_some_and(|session| session.subscriptions.remove(&e.filter).is_some()) {
+                    self.leave(&e.filter, &e.client);
                     self.unsubscribed.push((e.client.clone(), e.filter.clone()));
                 }
             }
             Event::Published(e) => self.published(lsn, time_us, e),
             Event::Acked(e) => {
-                if !self.has_settled(&e.client, e.lsn) {
+                let share = e.cursors.iter().map(|at| &at.filter).find(|filter| Kind::of(filter) == Kind::Shared);
+                if let Some(share) = share {
+                    self.shared_acked(lsn, share, e)?;
+                } else if !self.has_settled(&e.client, e.lsn) {
                     return Err(format!("record {lsn} says that {} settled {}, and it did not", e.client, e.lsn));
                 }
                 for at in &e.cursors {
@@ -207,13 +149,14 @@ impl Model {
             }
             Event::Sent(e) => {
                 if let Some(session) = self.sessions.get_mut(&e.client) {
-                    session.outbound.insert(e.packet_id, (e.lsn, false));
+                    session.outbound.insert(e.packet_id, OnItsWay { lsn: e.lsn, received: false, share: None });
                 }
             }
+            Event::SharedSent(e) => self.shared_sent(e),
             Event::Received(e) => {
                 let session = self.sessions.get_mut(&e.client);
                 if let Some(out) = session.and_then(|s| s.outbound.get_mut(&e.packet_id)) {
-                    out.1 = true;
+                    out.received = true;
                 }
             }
             Event::SinkPosition(e) => self.sink = Some(e.next),
@@ -264,6 +207,10 @@ impl Model {
 
     fn discard(&mut self, client: &ByteString) {
         let Some(session) = self.sessions.remove(client) else { return };
+        self.lose_sent(session.outbound.into_values());
+        for filter in session.subscriptions.keys().filter(|filter| Kind::of(filter) == Kind::Shared) {
+            self.leave(filter, client);
+        }
         for filter in session.subscriptions.keys().filter(|filter| !Kind::of(filter).is_rule()) {
             self.unclaim(client, filter);
         }
@@ -281,6 +228,7 @@ impl Model {
         self.subscribed.push((e.client.clone(), e.filter.clone(), e.options, new, lsn));
         let since = match Kind::of(&e.filter) {
             Kind::Queue => return,
+            Kind::Shared => return self.join(&e.filter, &e.client),
             Kind::Plain => lsn.next(),
             Kind::Pubsub | Kind::Latest => Lsn::FIRST,
         };
@@ -314,8 +262,9 @@ impl Model {
         match Kind::of(&message.topic) {
             Kind::Queue => drop(self.queue.insert(lsn)),
             Kind::Latest => drop(self.latest.insert(message.topic.clone(), lsn)),
-            Kind::Plain | Kind::Pubsub => {}
+            Kind::Plain | Kind::Pubsub | Kind::Shared => {}
         }
+        self.share(lsn, message);
         self.messages.insert(lsn, (time_us, message.clone()));
     }
 

@@ -11,7 +11,21 @@ pub const CLIENTS: usize = 3;
 /// Topics that are published to.
 pub const TOPICS: [&str; 7] = ["a/x", "a/y", "pubsub/x", "pubsub/y", "queue/q", "queue/r", "latest/x"];
 /// Filters that are subscribed to.
-pub const FILTERS: [&str; 9] = ["a/x", "a/#", "pubsub/x", "pubsub/#", "queue/q", "queue/#", "latest/x", "+/x", "#"];
+pub const FILTERS: [&str; 11] = [
+    "a/x",
+    "a/#",
+    "pubsub/x",
+    "pubsub/#",
+    "queue/q",
+    "queue/#",
+    "latest/x",
+    "+/x",
+    "#",
+    "$share/g/a/#",
+    "$share/h/+/x",
+];
+/// The last of them are shared.
+const SHARED: u64 = 2;
 
 /// Bytes of a segment.
 pub const SEGMENT_BYTES: u64 = 64 << 10;
@@ -272,18 +286,20 @@ impl Plan {
             real_index: dice.chance(5),
         };
         let count = 20 + dice.below(160);
+        // Groups have two members or more where many subscriptions are shared ones.
+        let shared = dice.pick(&[10, 70]).unwrap_or(10);
         let mut ops = Vec::new();
         // A schedule without any client would try little.
         for client in 0..CLIENTS {
             if dice.chance(60) {
                 let (expiry_s, will) = (expiry(&mut dice), will(&mut dice));
                 ops.push((Op::Connect { client, clean: false, expiry_s, remembers: true, will }, dice.roll()));
-                ops.push((subscribe(&mut dice, client), dice.roll()));
+                ops.push((subscribe(&mut dice, client, shared), dice.roll()));
             }
         }
         let bodies = dice.pick(&[60, 400, 4_000]).unwrap_or(60);
         while (ops.len() as u64) < count {
-            let op = any_op(&mut dice, bodies);
+            let op = any_op(&mut dice, bodies, shared);
             ops.push((op, dice.roll()));
         }
         let end = if dice.chance(8) { End::Flip(dice.roll()) } else { End::Drain };
@@ -304,20 +320,23 @@ fn will(dice: &mut Dice) -> Option<PlannedWill> {
     })
 }
 
-fn subscribe(dice: &mut Dice, client: usize) -> Op {
+/// `shared`: so many of a hundred subscriptions are shared ones.
+fn subscribe(dice: &mut Dice, client: usize, shared: u64) -> Op {
+    let (own, shared) = (FILTERS.len() as u64 - SHARED, dice.chance(shared));
     Op::Subscribe {
         client,
-        filter: dice.below(FILTERS.len() as u64) as usize,
+        filter: (if shared { own + dice.below(SHARED) } else { dice.below(own) }) as usize,
         qos: dice.pick(&[0, 1, 1, 2, 2]).unwrap_or(2),
         retain_handling: dice.below(3) as u8,
-        no_local: dice.chance(10),
+        // Of a shared one that is a protocol error.
+        no_local: dice.chance(10) && !shared,
     }
 }
 
-fn any_op(dice: &mut Dice, bodies: u64) -> Op {
+fn any_op(dice: &mut Dice, bodies: u64, shared: u64) -> Op {
     let client = dice.below(CLIENTS as u64) as usize;
     match dice.below(1000) {
-        0..250 => Op::Publish {
+        0..240 => Op::Publish {
             topic: dice.below(TOPICS.len() as u64) as usize,
             qos: dice.below(3) as u8,
             retain: dice.chance(20).then(|| dice.chance(70)),
@@ -326,15 +345,15 @@ fn any_op(dice: &mut Dice, bodies: u64) -> Op {
             packet_id: dice.chance(30).then(|| 1 + dice.below(4) as u16),
             expiry_s: dice.chance(10).then(|| dice.pick(&[1, 5, 30]).unwrap_or(1)),
         },
-        250..265 => Op::Release { client, packet_id: 1 + dice.below(4) as u16 },
-        265..390 => Op::Take { client, max: 1 + dice.below(6) as usize },
-        390..420 => Op::Send { client, which: dice.roll() },
-        420..530 => Op::Settle { client, which: dice.roll(), count: 1 + dice.below(3) as usize },
+        240..255 => Op::Release { client, packet_id: 1 + dice.below(4) as u16 },
+        255..380 => Op::Take { client, max: 1 + dice.below(6) as usize },
+        380..425 => Op::Send { client, which: dice.roll() },
+        425..530 => Op::Settle { client, which: dice.roll(), count: 1 + dice.below(3) as usize },
         530..580 => {
             let (expiry_s, will) = (expiry(dice), will(dice));
             Op::Connect { client, clean: dice.chance(20), expiry_s, remembers: dice.chance(60), will }
         }
-        580..640 => subscribe(dice, client),
+        580..640 => subscribe(dice, client, shared),
         640..660 => Op::Unsubscribe { client, filter: dice.below(FILTERS.len() as u64) as usize },
         660..690 => Op::Disconnect { client, positions: dice.chance(80), lost: dice.chance(40) },
         690..740 => Op::Sink { max: 1 + dice.below(40) as usize, tells: dice.chance(70) },

@@ -16,7 +16,7 @@ use forebay_engine::{Engine, Lsn, Rules};
 
 use crate::dice::Dice;
 use crate::fault::Fault;
-use crate::model::{Known, Model};
+use crate::model::{Known, Model, Shared};
 use crate::plan::{CLIENTS, Crash, End, Plan, Work};
 
 /// The data folder on the simulated disk.
@@ -53,6 +53,14 @@ pub struct Held {
     pub leased: bool,
 }
 
+impl Held {
+    /// True for this message, where it is no group's.
+    #[must_use]
+    pub fn is_own(&self, lsn: Lsn) -> bool {
+        self.delivery.lsn == lsn && self.delivery.share.is_none()
+    }
+}
+
 /// An open connection.
 #[derive(Debug)]
 pub struct Connection {
@@ -68,6 +76,8 @@ pub struct Connection {
     pub retained_due: BTreeMap<Lsn, BTreeSet<ByteString>>,
     /// The newest message given, by topic.
     pub last_of_topic: BTreeMap<ByteString, Lsn>,
+    /// What groups gave it, settled, while the log had no room for that.
+    pub untold: BTreeSet<Shared>,
     /// False once a read position was added beside others: its history comes behind what these have had.
     pub ordered: bool,
 }
@@ -99,6 +109,10 @@ pub struct World {
     pub clients: Vec<Client>,
     /// What the sink's database says it has stored.
     pub sink: Lsn,
+    /// What groups gave, with an acknowledgement that the log has taken since the process began.
+    pub acked: BTreeSet<Shared>,
+    /// The client that a group gave a message to last.
+    pub given_to: BTreeMap<Shared, usize>,
     /// Cursors as they were seen last: client, filter, the record that made the claim.
     pub cursors: BTreeMap<(ByteString, ByteString, Lsn), Lsn>,
     /// A disk error or the loss of power may strike.
@@ -148,6 +162,8 @@ impl World {
             model: Model::new(plan.settings.bounds, plan.settings.when_full),
             clients: (0..CLIENTS).map(|_| Client::default()).collect(),
             sink: Lsn::FIRST,
+            acked: BTreeSet::new(),
+            given_to: BTreeMap::new(),
             cursors: BTreeMap::new(),
             expected: false,
             seen: BTreeMap::new(),

@@ -24,11 +24,19 @@ fn schedules_come_to_what_is_rare() {
     let rare =
         ["no room", "room again", "disk_budget", "retention", "queue_messages", "queue_bytes", "session_messages"];
     let others = ["session_bytes", "expired", "will", "session over", "indexed", "older redb"];
+    let of_groups = [
+        "given to another member",
+        "revoked by a group",
+        "carried for a group",
+        "taken from a group",
+        "session_ended_qos2",
+        "groups served",
+    ];
     let mut seen: BTreeSet<&str> = BTreeSet::new();
     // Most of them take a few hundred schedules.
     for first in (1..20_000).step_by(500) {
         seen.extend(run_many(first, 500, cores(), None).seen.keys());
-        if rare.iter().chain(&others).all(|what| seen.contains(what)) {
+        if rare.iter().chain(&others).chain(&of_groups).all(|what| seen.contains(what)) {
             return;
         }
     }

@@ -19,6 +19,9 @@ impl Model {
                 (DropOwner::Queue(topic), DropReason::QueueMessages | DropReason::QueueBytes) => {
                     self.queue_lost(at, e.reason, topic, range)
                 }
+                (DropOwner::Group(share), DropReason::QueueMessages | DropReason::QueueBytes) => {
+                    self.group_lost(at, e.reason, share, range)
+                }
                 (DropOwner::Sink(_), DropReason::DiskBudget) => self.sink_lost(range),
                 _ => Err("no policy allows it".to_owned()),
             };
@@ -83,15 +86,7 @@ impl Model {
         range: &DroppedRange,
     ) -> Result<u64, String> {
         let of_topic = |range: Range<Lsn>| self.between(range).filter(|(_, message)| message.topic == *topic);
-        let within = if reason == DropReason::QueueMessages {
-            let max = self.bounds.queue_messages_max;
-            max == 0 || of_topic(range.from..at).count() as u64 <= max
-        } else {
-            let bytes: usize = of_topic(range.from..at).map(|(_, m)| m.topic.len() + m.payload.len()).sum();
-            let max = self.bounds.queue_bytes_max;
-            max == 0 || bytes as u64 <= max
-        };
-        if within {
+        if self.is_within(reason, of_topic(range.from..at).map(|(_, message)| message)) {
             return Err("the queue is within its bounds".to_owned());
         }
         let lost: Vec<Lsn> =
@@ -105,6 +100,43 @@ impl Model {
             self.let_go.insert(lsn);
         }
         Ok(count)
+    }
+
+    fn group_lost(
+        &mut self,
+        at: Lsn,
+        reason: DropReason,
+        share: &ByteString,
+        range: &DroppedRange,
+    ) -> Result<u64, String> {
+        let filter = topic::unshared(share);
+        let matching = self.between(range.from..at).map(|(_, message)| message);
+        let matching = matching.filter(|m| m.qos > QoS::AtMostOnce && topic::matches(filter, &m.topic));
+        if self.is_within(reason, matching) {
+            return Err("the group is within its bounds".to_owned());
+        }
+        let Some(group) = self.groups.get_mut(share) else { return Ok(0) };
+        let lost: Vec<Lsn> = group.owed.range(range.from..range.to.max(range.from)).copied().collect();
+        let count = lost.len() as u64;
+        if range.count < count {
+            return Err(format!("{count} messages were lost"));
+        }
+        for lsn in lost {
+            group.owed.remove(&lsn);
+            self.let_go_shared.insert((share.clone(), lsn));
+            self.notes.push("taken from a group");
+        }
+        Ok(count)
+    }
+
+    /// True when so much may be owed.
+    fn is_within<'a>(&self, reason: DropReason, messages: impl Iterator<Item = &'a Message>) -> bool {
+        let (max, there) = if reason == DropReason::QueueMessages {
+            (self.bounds.queue_messages_max, messages.count())
+        } else {
+            (self.bounds.queue_bytes_max, messages.map(|m| m.topic.len() + m.payload.len()).sum())
+        };
+        max == 0 || there as u64 <= max
     }
 
     fn sink_lost(&mut self, range: &DroppedRange) -> Result<u64, String> {
@@ -128,7 +160,7 @@ impl Model {
         messages.map(|(lsn, (_, message))| (*lsn, message))
     }
 
-    /// A queue that owes more messages than it may.
+    /// A queue or group that owes more messages than it may.
     #[must_use]
     pub fn queue_beyond_bounds(&self) -> Option<(&ByteString, usize)> {
         let max = self.bounds.queue_messages_max;
@@ -141,6 +173,8 @@ impl Model {
             let messages = self.queue.iter().filter_map(|lsn| self.messages.get(lsn));
             messages.filter(|(_, message)| message.topic == *topic).count()
         };
-        topics.into_iter().map(|topic| (topic, owed(topic))).find(|(_, owed)| *owed as u64 > max)
+        let queues = topics.into_iter().map(|topic| (topic, owed(topic)));
+        let groups = self.groups.iter().map(|(share, group)| (share, group.owed.len()));
+        queues.chain(groups).find(|(_, owed)| *owed as u64 > max)
     }
 }

@@ -84,6 +84,9 @@ impl World {
             if durable < after && !self.expected {
                 return broken(format!("closed in order, and {durable} to {after} did not become durable"));
             }
+            if durable < after {
+                self.acked.clear();
+            }
         }
         // The process ends with it: whatever could have struck it does not any more.
         self.disk.kill();
@@ -130,6 +133,8 @@ impl World {
         }
         self.store.crash(crash.seed.rotate_left(17));
         self.model.let_go.clear();
+        self.model.let_go_shared.clear();
+        self.acked.clear();
         let index = Path::new(INDEX);
         match self.old_index.take() {
             Some(old) if crash.seed.is_multiple_of(3) && self.disk.bytes(index).is_some() => {
