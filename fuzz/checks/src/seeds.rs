@@ -39,6 +39,8 @@ fn connections() -> Vec<(String, Vec<u8>)> {
     let acks = [[0x4a; 6], [0x5a; 6]].concat();
     let away =
         [&lasting[..], &subscribe(0, 0, 2), &[0x48], &other, &publish(0x10, 2, 1), &publish(0x10, 1, 2)].concat();
+    let group = [&lasting[..], &[0x50, 0x1a], &subscribe(0, 8, 2), &subscribe(0x10, 8, 2)].concat();
+    let group = [&group[..], &publish(0x10, 2, 1), &publish(0x10, 1, 2), &publish(0, 2, 3), &[0x5a; 2]].concat();
     vec![
         ("levels".into(), [&both[..], &levels, &acks, &[0x44, 2, 2, 0, 0x54, 2, 3, 0, 0x45, 0x55]].concat()),
         ("resumed".into(), [&away[..], &lasting, &[0x4a, 0x4a, 0x48], &lasting, &[0x4a; 4]].concat()),
@@ -54,6 +56,13 @@ fn connections() -> Vec<(String, Vec<u8>)> {
         ),
         ("garbage".into(), [&both[..], &[0x47, 5, 0x30, 3, 0, 1, b't'], &[0x47, 2, 0x36, 0], &levels].concat()),
         ("goodbye".into(), [&both[..], &[0x46, 1, 0, 0x56, 0, 2, 0x49], &levels].concat()),
+        ("shared".into(), [&group[..], &[0x48], &publish(0x10, 2, 4), &lasting, &acks, &[0x58]].concat()),
+        ("shared-away".into(), [&group[..], &[0x48, 0x58], &[0x40, 0x18, 0x4a, 0x4a]].concat()),
+        (
+            "shared-refused".into(),
+            [&both[..], &(12..16).flat_map(|filter| subscribe(0, filter, 1)).collect::<Vec<_>>(), &subscribe(0, 8, 5)]
+                .concat(),
+        ),
         ("old".into(), [&[0x40, 0x81, 0x50, 0xc3][..], &subscribe(0, 1, 1), &publish(0x10, 0x11, 1), &acks].concat()),
     ]
 }

@@ -11,6 +11,7 @@
 mod packets;
 mod peer;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -98,6 +99,7 @@ impl Server {
                 (idle, waited) = (0, waited + 1);
             }
         }
+        is_with_one(peers, world);
     }
 }
 
@@ -130,9 +132,11 @@ async fn run(mut schedule: Schedule<'_>) {
     }
     server.settle(&mut peers, &mut world).await;
     for peer in &mut peers {
+        assert!(!peer.outlives_its_error(), "a shared subscription with no-local is a protocol error");
         peer.hang_up();
     }
     ends(&mut server, &mut peers, &mut world).await;
+    joins(&mut server, &mut world).await;
     witness(&mut server, &mut world).await;
 }
 
@@ -151,6 +155,49 @@ async fn ends(server: &mut Server, peers: &mut [Peer], world: &mut World) {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
     panic!("a connection does not end");
+}
+
+/// No message that a group of a shared subscription gave is with two of its members.
+fn is_with_one(peers: &[Peer], world: &World) {
+    let mut holders: HashMap<_, &str> = HashMap::new();
+    for peer in peers {
+        for shared in peer.shared(world) {
+            let message = format!("{shared:?}");
+            let other = holders.insert(shared, peer.client()).filter(|other| *other != peer.client());
+            assert!(other.is_none(), "{message} is with {other:?} and {}", peer.client());
+        }
+    }
+}
+
+/// Nobody is connected: who joins the groups that are there is given all that they owe, but what was sent to others with QoS 2.
+async fn joins(server: &mut Server, world: &mut World) {
+    let shares: Vec<_> = server.engine.groups().into_iter().map(|group| group.share).collect();
+    if shares.is_empty() {
+        return;
+    }
+    let mut peers = [Peer::default()];
+    peers[0].open(|stream, address| tokio::spawn(server.broker.serve(stream, address)));
+    for bytes in peers[0].join(&shares, world) {
+        peers[0].send(&bytes);
+        server.settle(&mut peers, world).await;
+    }
+    for _ in 0..4 * ACTIONS_MAX {
+        let bytes = peers[0].acknowledge();
+        if bytes.is_empty() {
+            break;
+        }
+        peers[0].send(&bytes);
+        server.settle(&mut peers, world).await;
+    }
+    let owed: u64 = server.engine.groups().iter().map(|group| group.messages).sum();
+    let sessions = server.engine.sessions();
+    let sent = sessions.iter().flat_map(|view| &view.outbound).filter(|out| out.share.is_some()).count();
+    assert!(
+        owed <= sent as u64,
+        "groups owe {owed} messages, {sent} were sent to others, and a member takes all it is given"
+    );
+    peers[0].hang_up();
+    ends(server, &mut peers, world).await;
 }
 
 /// Whatever happened, a client that does nothing wrong is served.

@@ -1,16 +1,19 @@
 //! A client: what it sends, and what it may be sent.
 
-use std::collections::{HashMap, HashSet};
+mod rules;
+
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use bytestring::ByteString;
 use forebay_broker_adapter::codec::{
-    Ack, Connect, ConnectProperties, ConnectWill, Decoder, Disconnect, Packet, PacketKind, Publish, RequestedFilter,
-    Subscribe, Unsubscribe, Version, encode,
+    Ack, Connect, ConnectProperties, ConnectWill, Decoder, Disconnect, Packet, Publish, RequestedFilter, Subscribe,
+    Unsubscribe, Version,
 };
 use forebay_engine::QoS;
 use forebay_engine::event::SubscriptionOptions;
-use forebay_engine::topic::matches;
+use forebay_engine::topic::{self, matches};
 use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::JoinHandle;
@@ -19,12 +22,51 @@ use super::Schedule;
 use super::packets::{TOPICS, id, publish, subscribe};
 
 const CLIENTS: [&str; 3] = ["a", "b", ""];
-const FILTERS: [&str; 8] = ["t", "t/#", "+/1", "#", "q/x", "a/#/b", "$own/+", "a/long/+/with/levels"];
+const FILTERS: [&str; 16] = [
+    "t",
+    "t/#",
+    "+/1",
+    "#",
+    "q/x",
+    "a/#/b",
+    "$own/+",
+    "a/long/+/with/levels",
+    "$share/g/t",
+    "$share/g/#",
+    "$share/h/q/x",
+    "$share/h/t/#",
+    "$share//t",
+    "$share/g",
+    "$share/g+/t",
+    "$share/g/a/#/b",
+];
 const WITNESS: &str = "witness";
 /// Bytes on their way, each way.
 const PIPE: usize = 64 << 10;
 
-/// What outlives connections: the filters each client id has ever asked for.
+fn any_filter(schedule: &mut Schedule<'_>) -> &'static str {
+    FILTERS[usize::from(schedule.byte()) % FILTERS.len()]
+}
+
+/// A clean session that subscribes to these.
+fn joining(client_id: &str, filters: &[ByteString], qos: QoS, world: &mut World) -> (Packet, Packet) {
+    let connect = Connect {
+        version: Version::V5,
+        client_id: client_id.into(),
+        clean_start: true,
+        keep_alive_s: 0,
+        will: None,
+        username: None,
+        password: None,
+        properties: ConnectProperties::default(),
+    };
+    world.filters.entry(client_id.to_owned()).or_default().extend(filters.iter().map(ToString::to_string));
+    let options = SubscriptionOptions::of_qos(qos);
+    let filters = filters.iter().map(|filter| RequestedFilter { filter: filter.clone(), options }).collect();
+    (Packet::Connect(Box::new(connect)), Packet::Subscribe(Subscribe { packet_id: 1, filters, user: Vec::new() }))
+}
+
+/// What outlives connections: the filters each client id has ever asked for that can be subscribed to.
 #[derive(Default)]
 pub(crate) struct World {
     filters: HashMap<String, HashSet<String>>,
@@ -43,6 +85,10 @@ struct Connection {
     connect: Option<Connect>,
     /// Answers that were asked for and have not come: the type of the answer and its id.
     asked: HashMap<(u8, u16), usize>,
+    /// The codes of each SUBACK that was asked for, by its id.
+    codes: HashMap<u16, VecDeque<Vec<u8>>>,
+    /// It has asked for what ends a connection.
+    doomed: bool,
     /// Something was sent that is no packet: what is answered can't be known.
     garbled: bool,
     /// It came before CONNECT: not even the version can.
@@ -53,6 +99,8 @@ struct Connection {
     over: bool,
     /// What the server sends and has no acknowledgement for, in the order it came.
     in_flight: Vec<(u16, QoS)>,
+    /// Topic and payload of these.
+    bodies: HashMap<u16, (String, Bytes)>,
     released: HashSet<u16>,
     aliases: HashMap<u16, String>,
     seen: Vec<Packet>,
@@ -111,12 +159,14 @@ impl Peer {
             0 => self.connect(schedule, world),
             1 => publish(schedule, &mut world.published),
             2 => {
-                let filter = FILTERS[usize::from(schedule.byte() % 8)];
-                world.filters.entry(client.unwrap_or_default()).or_default().insert(filter.to_owned());
+                let filter = any_filter(schedule);
+                if topic::check_subscription(filter).is_ok() {
+                    world.filters.entry(client.unwrap_or_default()).or_default().insert(filter.to_owned());
+                }
                 subscribe(filter, schedule)
             }
             3 => {
-                let filters = vec![FILTERS[usize::from(schedule.byte() % 8)].into()];
+                let filters = vec![any_filter(schedule).into()];
                 Packet::Unsubscribe(Unsubscribe { packet_id: id(schedule), filters, user: Vec::new() })
             }
             4 => {
@@ -146,13 +196,19 @@ impl Peer {
                 return Vec::new();
             }
             9 => Packet::Auth(Disconnect::new(0x19)),
-            10 => match self.now.in_flight.first().copied() {
-                Some((id, QoS::AtLeastOnce)) => Packet::PubAck(Ack::new(id, 0)),
-                Some((id, _)) if self.now.released.contains(&id) => Packet::PubComp(Ack::new(id, 0)),
-                Some((id, _)) => Packet::PubRec(Ack::new(id, 0)),
-                None => return Vec::new(),
-            },
+            10 => return self.acknowledge(),
             _ => return Vec::new(),
+        };
+        self.now.sends(&packet)
+    }
+
+    /// Acknowledges the first that has come and is not acknowledged; nothing where there is none.
+    pub(crate) fn acknowledge(&mut self) -> Vec<u8> {
+        let packet = match self.now.in_flight.first().copied() {
+            Some((id, QoS::AtLeastOnce)) => Packet::PubAck(Ack::new(id, 0)),
+            Some((id, _)) if self.now.released.contains(&id) => Packet::PubComp(Ack::new(id, 0)),
+            Some((id, _)) => Packet::PubRec(Ack::new(id, 0)),
+            None => return Vec::new(),
         };
         self.now.sends(&packet)
     }
@@ -189,30 +245,47 @@ impl Peer {
 
     /// What the witness sends, one behind the other.
     pub(crate) fn witness(&mut self, world: &mut World) -> Vec<Vec<u8>> {
-        let connect = Connect {
-            version: Version::V5,
-            client_id: WITNESS.into(),
-            clean_start: true,
-            keep_alive_s: 0,
-            will: None,
-            username: None,
-            password: None,
-            properties: ConnectProperties::default(),
-        };
-        world.filters.entry(WITNESS.to_owned()).or_default().insert(WITNESS.to_owned());
-        let options = SubscriptionOptions::of_qos(QoS::AtLeastOnce);
-        let filters = vec![RequestedFilter { filter: WITNESS.into(), options }];
+        let (connect, filters) = joining(WITNESS, &[WITNESS.into()], QoS::AtLeastOnce, world);
         let qos = QoS::AtLeastOnce;
         let publish =
             Publish { qos, packet_id: 2, topic: WITNESS.into(), payload: WITNESS.into(), ..Publish::default() };
-        [
-            Packet::Connect(Box::new(connect)),
-            Packet::Subscribe(Subscribe { packet_id: 1, filters, user: Vec::new() }),
-            Packet::Publish(publish),
-        ]
-        .iter()
-        .map(|packet| self.now.sends(packet))
-        .collect()
+        [connect, filters, Packet::Publish(publish)].iter().map(|packet| self.now.sends(packet)).collect()
+    }
+
+    /// What a client sends that subscribes to these and to nothing else.
+    pub(crate) fn join(&mut self, shares: &[ByteString], world: &mut World) -> Vec<Vec<u8>> {
+        let (connect, filters) = joining("member", shares, QoS::ExactlyOnce, world);
+        [connect, filters].iter().map(|packet| self.now.sends(packet)).collect()
+    }
+
+    /// It has asked for what ends a connection, and goes on.
+    pub(crate) fn outlives_its_error(&self) -> bool {
+        let now = &self.now;
+        now.doomed && now.greeted && now.stream.is_some() && !now.over && !now.garbled
+    }
+
+    /// Its client id.
+    pub(crate) fn client(&self) -> &str {
+        self.now.connect.as_ref().map_or("", |connect| &connect.client_id)
+    }
+
+    /// What groups of shared subscriptions gave it and it has not acknowledged: subscription and payload. Only where that can be known: of
+    /// all that the client has ever subscribed to, one matches, and that is shared.
+    pub(crate) fn shared(&self, world: &World) -> Vec<(String, Bytes)> {
+        let now = &self.now;
+        let unknown = now.over || now.garbled || now.guessed || world.garbled || self.client().is_empty();
+        let Some(filters) = world.filters.get(self.client()).filter(|_| now.stream.is_some() && !unknown) else {
+            return Vec::new();
+        };
+        let given = now.in_flight.iter().filter_map(|(id, _)| now.bodies.get(id));
+        // Wills are all alike.
+        let given = given.filter(|(_, payload)| payload.first().is_some_and(u8::is_ascii_digit));
+        let of_group = |(topic, payload): &(String, Bytes)| {
+            let mut reasons = filters.iter().filter(|filter| matches(topic::unshared(filter), topic));
+            let only = reasons.next().filter(|_| reasons.next().is_none());
+            only.filter(|filter| topic::shared(filter).is_some()).map(|share| (share.clone(), payload.clone()))
+        };
+        given.filter_map(of_group).collect()
     }
 
     /// Takes in what has come; true where there was something.
@@ -239,143 +312,5 @@ impl Peer {
             now.stream = None;
         }
         now.input.len() != before || ended
-    }
-}
-
-impl Connection {
-    /// Notes what a packet asks for; its bytes.
-    fn sends(&mut self, packet: &Packet) -> Vec<u8> {
-        match packet {
-            Packet::Connect(connect) if self.connect.is_none() => {
-                self.decoder = Some(Decoder::client(connect.version, 1 << 20));
-                self.connect = Some((**connect).clone());
-            }
-            Packet::Publish(p) if p.qos == QoS::AtLeastOnce => self.ask(PacketKind::PubAck, p.packet_id),
-            Packet::Publish(p) if p.qos == QoS::ExactlyOnce => self.ask(PacketKind::PubRec, p.packet_id),
-            Packet::PubRel(ack) => self.ask(PacketKind::PubComp, ack.packet_id),
-            Packet::PubRec(ack) => self.ask(PacketKind::PubRel, ack.packet_id),
-            Packet::Subscribe(s) => self.ask(PacketKind::SubAck, s.packet_id),
-            Packet::Unsubscribe(u) => self.ask(PacketKind::UnsubAck, u.packet_id),
-            Packet::PingReq => self.ask(PacketKind::PingResp, 0),
-            _ => {}
-        }
-        match packet {
-            Packet::PubAck(ack) | Packet::PubRec(ack) => self.guessed |= !self.holds(ack.packet_id),
-            Packet::PubComp(ack) => self.guessed |= !self.released.contains(&ack.packet_id),
-            _ => {}
-        }
-        match packet {
-            Packet::PubAck(ack) => self.settles(ack.packet_id, QoS::AtLeastOnce),
-            Packet::PubComp(ack) if self.released.remove(&ack.packet_id) => {
-                self.settles(ack.packet_id, QoS::ExactlyOnce)
-            }
-            Packet::PubRec(ack) if ack.reason >= 0x80 && !self.released.contains(&ack.packet_id) => {
-                self.settles(ack.packet_id, QoS::ExactlyOnce);
-            }
-            _ => {}
-        }
-        let version = self.connect.as_ref().map_or(Version::V5, |connect| connect.version);
-        let mut out = BytesMut::new();
-        encode(packet, version, &mut out).expect("nothing here is too long");
-        out.to_vec()
-    }
-
-    fn ask(&mut self, answer: PacketKind, id: u16) {
-        *self.asked.entry((answer as u8, id)).or_default() += 1;
-    }
-
-    fn holds(&self, id: u16) -> bool {
-        self.in_flight.iter().any(|(other, _)| *other == id)
-    }
-
-    fn settles(&mut self, id: u16, level: QoS) {
-        self.in_flight.retain(|(other, qos)| (*other, *qos) != (id, level));
-    }
-
-    /// Checks a packet of the server's.
-    fn takes(&mut self, packet: Packet, world: &World) {
-        let connect = self.connect.clone().expect("it was sent before anything could be answered");
-        assert!(!self.over, "after its last word the server says {packet:?}");
-        match &packet {
-            Packet::ConnAck(ack) => {
-                assert!(!self.greeted, "a second CONNACK");
-                assert!(ack.code == 0 || !ack.session_present, "refused, and with a session");
-                self.greeted = true;
-                self.over = ack.code != 0;
-                self.seen.push(packet);
-                return;
-            }
-            _ => assert!(self.greeted, "{packet:?} before CONNACK"),
-        }
-        match &packet {
-            Packet::Disconnect(_) => {
-                assert_eq!(connect.version, Version::V5, "DISCONNECT of a server before MQTT 5");
-                self.over = true;
-            }
-            Packet::Publish(publish) => self.takes_publish(publish, &connect, world),
-            Packet::PubAck(ack) => self.answered(PacketKind::PubAck, ack.packet_id, &packet),
-            Packet::PubRec(ack) => self.answered(PacketKind::PubRec, ack.packet_id, &packet),
-            Packet::PubComp(ack) => self.answered(PacketKind::PubComp, ack.packet_id, &packet),
-            Packet::SubAck(ack) => self.answered(PacketKind::SubAck, ack.packet_id, &packet),
-            Packet::UnsubAck(ack) => self.answered(PacketKind::UnsubAck, ack.packet_id, &packet),
-            Packet::PingResp => self.answered(PacketKind::PingResp, 0, &packet),
-            Packet::PubRel(ack) => {
-                // An answer, or what an earlier connection left: that is in flight as a PUBLISH is.
-                let id = ack.packet_id;
-                let asked = self.asked.get_mut(&(PacketKind::PubRel as u8, id)).filter(|n| **n > 0);
-                match asked {
-                    Some(n) => *n -= 1,
-                    None => assert!(self.garbled || !connect.clean_start, "PUBREL {id} for nothing"),
-                }
-                if ack.reason == 0 {
-                    self.released.insert(id);
-                    if !self.in_flight.contains(&(id, QoS::ExactlyOnce)) {
-                        self.in_flight.push((id, QoS::ExactlyOnce));
-                    }
-                }
-            }
-            other => panic!("the server sends {other:?}"),
-        }
-        self.seen.push(packet);
-    }
-
-    fn answered(&mut self, kind: PacketKind, id: u16, packet: &Packet) {
-        let asked = self.asked.entry((kind as u8, id)).or_default();
-        assert!(*asked > 0 || self.garbled, "{packet:?} answers nothing");
-        *asked = asked.saturating_sub(1);
-    }
-
-    fn takes_publish(&mut self, publish: &Publish, connect: &Connect, world: &World) {
-        let mut bytes = BytesMut::new();
-        encode(&Packet::Publish(publish.clone()), connect.version, &mut bytes).expect("it was encoded once");
-        let largest = connect.properties.maximum_packet_size.unwrap_or(u32::MAX);
-        assert!(bytes.len() as u64 <= u64::from(largest), "larger than the client takes");
-        let topic = match publish.topic_alias {
-            Some(alias) => {
-                assert!(alias > 0 && alias <= connect.properties.topic_alias_maximum.unwrap_or(0), "alias {alias}");
-                if !publish.topic.is_empty() {
-                    self.aliases.insert(alias, publish.topic.to_string());
-                }
-                self.aliases.get(&alias).expect("an alias that was introduced").clone()
-            }
-            None => publish.topic.to_string(),
-        };
-        assert!(!topic.is_empty());
-        // An id that the server has chosen begins with nothing; what garbage subscribed to nobody knows.
-        let known = world.filters.get(&*connect.client_id).filter(|_| !connect.client_id.is_empty());
-        if let Some(filters) = known.filter(|_| !world.garbled) {
-            assert!(filters.iter().any(|filter| matches(filter, &topic)), "{topic} was not asked for");
-        }
-        if publish.qos == QoS::AtMostOnce {
-            assert!(!publish.dup);
-            return;
-        }
-        let id = publish.packet_id;
-        assert!(id != 0);
-        let known = !self.garbled && !self.guessed;
-        assert!(!known || !self.holds(id), "id {id} is in use");
-        self.in_flight.push((id, publish.qos));
-        let window = usize::from(connect.properties.receive_maximum.unwrap_or(u16::MAX));
-        assert!(!known || self.in_flight.len() <= window, "more than Receive Maximum");
     }
 }
