@@ -105,6 +105,19 @@ async fn a_verified_certificate_names_the_user_and_others_are_refused() {
 }
 
 #[tokio::test]
+async fn a_certificate_whose_name_is_empty_names_nobody() {
+    let (files, authority) = (tempfile::tempdir().unwrap(), Authority::new("a"));
+    let ca_file = authority.write(files.path().join("ca.crt"));
+    let clients = ClientCertificates { ca_file, required: true, user_from: Some(UserFrom::Cn) };
+    let tls = TlsOptions { client_certificates: Some(clients), ..secure(files.path(), &authority.server()) };
+    let server = serve_tls(tls).await;
+    let nameless = authority.client(Some(""), Vec::new());
+    assert_eq!(user(&server, &authority, Some(&nameless)).await, None);
+    until(|| server.broker.stats().refused == 1).await;
+    assert!(server.engine.session("c").is_none());
+}
+
+#[tokio::test]
 async fn an_optional_certificate_is_checked_where_it_is_shown() {
     let (files, authority, other) = (tempfile::tempdir().unwrap(), Authority::new("a"), Authority::new("b"));
     let ca_file = authority.write(files.path().join("ca.crt"));
