@@ -327,7 +327,7 @@ impl<S: Stream> Connection<S> {
             return Ok(());
         }
         let engine = self.session.shared.engine.clone();
-        match engine.append(&batch.events) {
+        match engine.append_inline(&batch.events) {
             Ok(appended) => self.session.committed(batch, Some(appended)),
             Err(AppendError::Full { .. }) => self.block(batch, since),
             Err(AppendError::NoSpace { .. }) if batch.is_essential() => self.block(batch, since),

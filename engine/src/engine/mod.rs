@@ -77,6 +77,11 @@ fn priority(events: &[Event]) -> Priority {
 
 /// Encodes and enqueues events.
 pub(crate) fn append(log: &Log, events: &[Event]) -> Result<Appended, AppendError> {
+    encoded(events, |records| log.append_with(records, priority(events)))
+}
+
+/// Hands events to `append` as records.
+fn encoded<T>(events: &[Event], append: impl FnOnce(&[NewRecord<&[u8]>]) -> T) -> T {
     // All bodies in one piece: one allocation for however many events.
     let mut bytes = Vec::with_capacity(events.iter().map(Event::body_len_hint).sum());
     let mut ends = Vec::with_capacity(events.len());
@@ -88,7 +93,7 @@ pub(crate) fn append(log: &Log, events: &[Event]) -> Result<Appended, AppendErro
     let records: Vec<NewRecord<&[u8]>> = (events.iter().zip(begins.zip(&ends)))
         .map(|(event, (begin, end))| NewRecord { kind: event.kind(), body: bytes.get(begin..*end).unwrap_or_default() })
         .collect();
-    log.append_with(records, priority(events))
+    append(&records)
 }
 
 /// The event of a record that goes into state. Names are kept there for long, and a record's body is a slice of a whole group's
@@ -141,6 +146,15 @@ impl Engine {
     /// Where the log is full, has no room, has stopped, or an event is too large; nothing is appended then.
     pub fn append(&self, events: &[Event]) -> Result<Appended, AppendError> {
         append(&self.inner.log, events)
+    }
+
+    /// As [`Engine::append`], for a task of an event loop that may be held up for a moment: on a disk that answers quickly the events may be
+    /// durable when it returns. See [`Log::append_inline`].
+    ///
+    /// # Errors
+    /// As [`Engine::append`].
+    pub fn append_inline(&self, events: &[Event]) -> Result<Appended, AppendError> {
+        encoded(events, |records| self.inner.log.append_inline(records, priority(events)))
     }
 
     /// As [`Engine::append`], but waits while the log's queue or the disk is full. Not durable when it resolves.

@@ -15,6 +15,7 @@ use super::error::AppendError;
 use super::follower::Follower;
 use super::frame::{HEADER, KIND_GAP, NUMBER_MAX};
 use super::gathered::{Gathered, Staged};
+use super::inline::Pace;
 use super::options::{Durability, LogOptions, Priority};
 use super::residue::Residue;
 use super::segment::Segment;
@@ -57,6 +58,7 @@ pub(crate) struct Core {
     pub metrics: LogMetrics,
     pub groups: AtomicU64,
     pub syncs: AtomicU64,
+    pub pace: Pace,
     /// Appends refused for want of room.
     pub refusals: AtomicU64,
     /// Bytes that others keep beside the log and that count against its disk budget.
@@ -83,7 +85,7 @@ pub(crate) struct Queue {
     crowd: u8,
     oldest: Option<Instant>,
     /// Where the next record goes.
-    place: Place,
+    pub place: Place,
     /// Those who wait for room in the queue.
     pub room: Vec<Waker>,
     /// Those who wait for room on the disk.
@@ -123,7 +125,7 @@ impl Queue {
     }
 
     /// Nobody leads and few append: a caller that waits may write its group itself.
-    fn may_lead(&self) -> bool {
+    pub(super) fn may_lead(&self) -> bool {
         !self.leading && self.crowd == 0
     }
 
@@ -166,7 +168,7 @@ fn check_numbers(next: Lsn, time_us: u64) -> Result<(), AppendError> {
 impl Core {
     /// Gives numbers and times to a batch and queues it, once there is room for it; a caller that `leads` where it can also waits
     /// while a segment is being prepared.
-    fn enqueue<'a, B: AsRef<[u8]>>(
+    pub(super) fn enqueue<'a, B: AsRef<[u8]>>(
         &'a self,
         records: &[NewRecord<B>],
         bytes: usize,
@@ -242,7 +244,7 @@ impl Core {
         Ok(place)
     }
 
-    fn check<B: AsRef<[u8]>>(&self, records: &[NewRecord<B>]) -> Result<usize, AppendError> {
+    pub(super) fn check<B: AsRef<[u8]>>(&self, records: &[NewRecord<B>]) -> Result<usize, AppendError> {
         let max = self.options.record_limit();
         let mut bytes = 0;
         for record in records {
@@ -324,13 +326,13 @@ impl Core {
         Ok(Some(Appended { first, last: first, first_time_us }))
     }
 
-    fn call_writer(&self, queue: &Queue) {
+    pub(super) fn call_writer(&self, queue: &Queue) {
         if !queue.leading && queue.idle {
             self.work.notify_one();
         }
     }
 
-    fn take(&self, queue: &mut Queue) -> Taken {
+    pub(super) fn take(&self, queue: &mut Queue) -> Taken {
         let gathered = std::mem::replace(&mut queue.gathered, std::mem::take(&mut queue.spare));
         queue.leading = true;
         let taken = Taken { group: queue.group, gathered };
@@ -342,7 +344,7 @@ impl Core {
     }
 
     /// Writes a group. With `stay` the caller remains the leader when more has gathered, and is told so.
-    fn lead(&self, taken: Taken, stay: bool) -> bool {
+    pub(super) fn lead(&self, taken: Taken, stay: bool) -> bool {
         let Taken { group, mut gathered } = taken;
         let bytes = gathered.bytes();
         let written = self.writer.lock().write(self, &mut gathered, group);

@@ -11,6 +11,7 @@ use super::core::{Core, Queue};
 use super::error::OpenError;
 use super::follower::Follower;
 use super::frame::NUMBER_MAX;
+use super::inline::Pace;
 use super::options::LogOptions;
 use super::recovery::{Recovered, RecoveryReport, TailState, recover};
 use super::residue::Residue;
@@ -153,6 +154,7 @@ fn assemble(
         metrics,
         groups: AtomicU64::new(0),
         syncs: AtomicU64::new(0),
+        pace: Pace::default(),
         refusals: AtomicU64::new(0),
         other_bytes: AtomicU64::new(0),
         options,

@@ -182,6 +182,7 @@ impl Writer {
             core.metrics.sync.record(written.elapsed().as_secs_f64());
             core.count_sync();
         }
+        core.pace.note(started.elapsed());
         core.count_group(pending.records, frames.len());
         for (lsn, at) in &pending.marks {
             self.segment.note(*lsn, self.at + at);
