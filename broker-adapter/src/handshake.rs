@@ -187,7 +187,7 @@ pub(crate) async fn open(
         connack.properties.authentication_method = Some(method);
         connack.properties.authentication_data = data;
     }
-    let start = Start { gate, mailbox, inbox, outbound, received, subscriptions };
+    let start = Start { resumed, gate, mailbox, inbox, outbound, received, subscriptions };
     Ok(Opened { session: Session::new(Arc::clone(shared), info, start), seat, commands, connack })
 }
 

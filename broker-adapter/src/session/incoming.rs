@@ -186,7 +186,10 @@ impl Session {
     fn on_pubrel(&mut self, ack: &Ack) {
         let id = ack.packet_id;
         if !self.inbound.release(id) {
-            self.batch.reply(Reply::PubComp { id, reason: reason::PACKET_ID_NOT_FOUND });
+            // In a session that goes on it was released before, and its client lost the PUBCOMP: libraries tell their users of a publish that
+            // failed where they are told that the id is unknown.
+            let reason = if self.resumed { reason::SUCCESS } else { reason::PACKET_ID_NOT_FOUND };
+            self.batch.reply(Reply::PubComp { id, reason });
         } else if self.info.is_persistent() {
             let released = Released { client: self.info.client.clone(), packet_id: id };
             self.batch.reply_after(Event::Released(released), Reply::PubComp { id, reason: 0 });

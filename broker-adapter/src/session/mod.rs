@@ -107,6 +107,8 @@ impl ClientInfo {
 pub(crate) struct Session {
     pub(crate) shared: Arc<Shared>,
     pub(crate) info: ClientInfo,
+    /// It goes on from an earlier connection.
+    resumed: bool,
     /// Bytes for the socket.
     pub(crate) out: BytesMut,
     pub(crate) mailbox: Mailbox,
@@ -155,6 +157,7 @@ impl Settled {
 
 /// What a session starts from.
 pub(crate) struct Start {
+    pub(crate) resumed: bool,
     pub(crate) gate: Gate,
     pub(crate) mailbox: Mailbox,
     pub(crate) inbox: Arc<LiveInbox>,
@@ -176,6 +179,7 @@ impl Session {
             shared,
             aliases: Aliases::new(info.topic_aliases),
             tally: Tally::default(),
+            resumed: start.resumed,
             info,
             out: BytesMut::new(),
             mailbox: start.mailbox,

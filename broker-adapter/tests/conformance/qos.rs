@@ -136,6 +136,21 @@ async fn a_refusal_is_an_acknowledgement_and_ends_the_delivery() {
     wire.nothing().await;
 }
 
+/// 3.7.2.1: that an id is not found is no error during recovery, but libraries report it as one.
+#[tokio::test]
+async fn a_pubrel_whose_pubcomp_was_lost_is_answered_with_success_in_the_resumed_session() {
+    let server = serve().await;
+    let mut wire = Wire::accepted(&server, &lasting5("p", &[])).await;
+    wire.answers(&publish5(0x34, "t", 9, &[], "once"), &ack(0x50, 9)).await;
+    wire.answers(&ack(0x62, 9), &ack(0x70, 9)).await;
+    drop(wire);
+    let mut wire = Wire::accepted(&server, &lasting5("p", &[])).await;
+    wire.answers(&ack(0x62, 9), &ack(0x70, 9)).await;
+    drop(wire);
+    let mut wire = Wire::hello5(&server, "p").await;
+    wire.answers(&ack(0x62, 9), &[0x70, 3, 0, 9, 0x92]).await;
+}
+
 #[tokio::test]
 async fn pubrec_of_an_unknown_id_is_answered_and_other_unknown_ones_are_not() {
     let server = serve().await;
