@@ -1,6 +1,7 @@
 //! What the benchmark programs share: a cheap MQTT load generator, servers to aim it at, and the arithmetic of rounds.
 
 pub mod alloc;
+pub mod bare;
 pub mod counting;
 pub mod cpu;
 pub mod crowd;

@@ -46,11 +46,18 @@ const BARS: [Bar; 5] = [
     Bar { work: "qos1-4x64-128-filters10000", rival: Rival::Mosquitto, times: 1.0, aim: Some(2.0) },
 ];
 
+/// The work of one publish at a time, and what its PUBACK may take beyond a write and sync of the same size, us (section 12).
+const ONE_AT_A_TIME: &str = "qos1-1x1-128";
+const BEYOND_US: f64 = 60.0;
+const BEYOND_AIM_US: f64 = 30.0;
+
 /// All measurements of a run.
 #[derive(Debug, Default)]
 pub struct Comparison {
     /// In the order they were made.
     pub cells: Vec<Cell>,
+    /// Median time of a write and sync alone, us, by round.
+    pub bare: Vec<f64>,
 }
 
 impl Comparison {
@@ -136,6 +143,7 @@ impl Comparison {
             let least = bar.aim.map_or(least.clone(), |aim| format!("{least}, aim {aim:.1} x"));
             let _ = writeln!(text, "| `{}` | {} | {least} | {measured} | {met} |", bar.work, bar.rival.name());
         }
+        text.push_str(&self.beyond_the_disk(works));
         for (rival, name) in [(Rival::Forebay, "no sink"), (Rival::ForebaySqlite, "SQLite sink")] {
             let of = self.cells.iter().filter(|cell| cell.rival == rival && cell.work.qos() > 0);
             let (mut lost, mut repeated, mut failed, mut cells) = (0, 0, 0, 0);
@@ -153,6 +161,26 @@ impl Comparison {
             }
         }
         text
+    }
+
+    /// The bar of one publish at a time: what a PUBACK takes beyond a write and a sync, round by round.
+    fn beyond_the_disk(&self, works: &[Work]) -> String {
+        let Some(work) = works.iter().find(|work| work.to_string() == ONE_AT_A_TIME) else { return String::new() };
+        let reports = self.reports(work, Rival::Forebay);
+        let beyond = reports.filter_map(|(round, report)| Some(f64::from(report.ack_p50) - self.bare.get(round)?));
+        let beyond: Vec<f64> = beyond.collect();
+        if beyond.is_empty() {
+            return String::new();
+        }
+        let (beyond, bare) = (Spread::of(beyond), Spread::of(self.bare.clone()));
+        let met = match beyond.median {
+            us if us > BEYOND_US => "no",
+            us if us > BEYOND_AIM_US => "yes",
+            _ => "yes, and the aim",
+        };
+        format!(
+            "| `{ONE_AT_A_TIME}`, p50 to PUBACK | a write and sync alone, {bare:.0} us | at most + {BEYOND_US} us, aim + {BEYOND_AIM_US} us | + {beyond:.0} us | {met} |\n"
+        )
     }
 
     /// Where Forebay without a sink is slower than one of the others, by the median of the ratios.
@@ -180,6 +208,24 @@ mod tests {
     fn cell(rival: Rival, round: usize, delivered: f64, lost: u64) -> anyhow::Result<Cell> {
         let report = Report { acknowledged: delivered + 1.0, delivered, lost, ..Report::default() };
         Ok(Cell { work: "qos1-4x64-128".parse()?, rival, round, report: Ok(report) })
+    }
+
+    #[test]
+    fn one_publish_at_a_time_is_compared_with_the_disk_of_its_round() -> anyhow::Result<()> {
+        let works: Vec<Work> = vec![ONE_AT_A_TIME.parse()?];
+        let mut run = Comparison { bare: vec![100.0, 50.0, 70.0], ..Comparison::default() };
+        for (round, ack_p50) in [150, 105, 130].into_iter().enumerate() {
+            let report = Ok(Report { ack_p50, ..Report::default() });
+            run.cells.push(Cell { work: ONE_AT_A_TIME.parse()?, rival: Rival::Forebay, round, report });
+        }
+        let bars = run.bars(&works);
+        assert!(
+            bars.contains(
+                "| a write and sync alone, 70 (50..100) us | at most + 60 us, aim + 30 us | + 55 (50..60) us | yes |"
+            ),
+            "{bars}"
+        );
+        Ok(())
     }
 
     #[test]

@@ -9,10 +9,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
-use forebay_benches::load;
 use forebay_benches::rates::{Cell, Comparison};
 use forebay_benches::rivals::{Programs, Rival};
 use forebay_benches::works::{WORKS, Work};
+use forebay_benches::{bare, load};
+
+/// How long the disk is measured alone in each round.
+const BARE: Duration = Duration::from_secs(2);
 
 /// Compares rates, latencies, processor time, and what is lost or comes twice.
 #[derive(Parser)]
@@ -68,6 +71,7 @@ fn main() -> Result<()> {
     anyhow::ensure!(!measured.is_empty(), "nobody is left to measure");
     let mut run = Comparison::default();
     for round in 0..options.rounds {
+        run.bare.push(bare::write_and_sync_p50_us(BARE)?);
         for work in &works {
             for turn in 0..measured.len() {
                 let Some(rival) = measured.get((round + turn) % measured.len()) else { continue };
