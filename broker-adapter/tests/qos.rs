@@ -76,6 +76,25 @@ async fn a_repeated_qos_2_publish_is_answered_and_delivered_once() {
     assert_eq!(message(&mut subscriber).await.payload, "next");
 }
 
+/// What state knows nothing of needs no record: a session that ends with its connection has no packet id to outlive it.
+#[tokio::test]
+async fn qos_2_between_clean_sessions_is_one_record_a_message() {
+    let server = serve().await;
+    let (mut publisher, mut subscriber) =
+        (server.connect(ConnectOptions::clean("p")).await, server.connect(ConnectOptions::clean("s")).await);
+    subscribe(&mut subscriber, "t", QoS::ExactlyOnce).await;
+    let before = server.engine.log().end();
+    for n in 0..20 {
+        publish(&mut publisher, "t", &n.to_string(), QoS::ExactlyOnce, false).await;
+        assert_eq!(message(&mut subscriber).await.payload, n.to_string());
+    }
+    // PUBREL of the last one comes before the answer to one ping, its PUBCOMP is taken in before that to another.
+    for _ in 0..2 {
+        assert!(ping(&mut subscriber).await.is_empty());
+    }
+    assert_eq!(server.engine.log().end().0, before.0 + 20);
+}
+
 #[tokio::test]
 async fn acknowledgements_in_any_order_and_of_unknown_ids_never_cost_the_connection() {
     let server = serve().await;

@@ -229,7 +229,9 @@ impl Session {
         if let Step::Done(lsn, share) = step {
             self.shared.counters.acks_received.increment(1);
             self.under_way = self.under_way.saturating_sub(1);
-            self.settled.add(lsn, share, id, outcome);
+            // The log knows of packet ids of sessions that outlive their connection, and of what groups gave: no record for others.
+            let recorded = self.info.is_persistent() || self.resumed || share.is_some();
+            self.settled.add(lsn, share, id.filter(|_| recorded), outcome);
         }
     }
 
