@@ -327,7 +327,10 @@ impl<S: Stream> Connection<S> {
             return Ok(());
         }
         let engine = self.session.shared.engine.clone();
-        match engine.append_inline(&batch.events) {
+        // Of what nobody waits for (QoS 0) the writer thread is soon enough: a sync here would hold up the subscribers that were just woken.
+        let appended =
+            if batch.is_awaited() { engine.append_inline(&batch.events) } else { engine.append(&batch.events) };
+        match appended {
             Ok(appended) => self.session.committed(batch, Some(appended)),
             Err(AppendError::Full { .. }) => self.block(batch, since),
             Err(AppendError::NoSpace { .. }) if batch.is_essential() => self.block(batch, since),

@@ -40,6 +40,11 @@ impl Batch {
         self.events.is_empty() && self.replies.is_empty()
     }
 
+    /// The client waits for an answer.
+    pub(crate) fn is_awaited(&self) -> bool {
+        !self.replies.is_empty()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.events.len() + self.replies.len()
     }
